@@ -1,0 +1,40 @@
+/** One kind of reference case: how its outputs are computed with the product's own code. */
+import type { DiffusionModel } from "../components.ts";
+
+/** A reference tensor: fp32, or int32 for token ids. */
+export interface GoldenTensor {
+  data: ArrayLike<number>;
+  shape: readonly number[];
+}
+
+/** A row of `cases.json`. `inputs` and `expected` map a name to the name of a tensor in the file `tensors`. */
+export interface GoldenCase {
+  name: string;
+  kind: string;
+  model?: string;
+  adapters?: readonly unknown[];
+  params: Readonly<Record<string, unknown>>;
+  tensors?: string;
+  inputs: Readonly<Record<string, string>>;
+  expected: Readonly<Record<string, string>>;
+  expectedJson?: unknown;
+  tolerance?: { atol: number; rtol: number };
+  reference?: string;
+}
+
+export interface VerifyContext {
+  /** Absolute path of the case's model folder or file; throws where the case names none. */
+  modelPath: string;
+  cacheDir: string;
+  /** The case's input by its name; throws where there is none. */
+  input(name: string): GoldenTensor;
+  /** The case's model, loaded once per run however many cases use it. */
+  model(): Promise<DiffusionModel>;
+}
+
+export interface VerifyKind {
+  kind: string;
+  /** Why this case cannot be computed; null where it can. */
+  supports(goldenCase: GoldenCase): string | null;
+  run(goldenCase: GoldenCase, context: VerifyContext): Promise<Record<string, GoldenTensor>>;
+}
