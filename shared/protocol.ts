@@ -1,0 +1,98 @@
+import { z } from "zod";
+import { PROTOCOL_VERSION } from "./engine.ts";
+import { errorCodeSchema } from "./errors.ts";
+import { contentHashSchema, idSchema, sha256Schema } from "./names.ts";
+
+/**
+ * Messages on the runner's WebSocket, JSON text, each with `v` and `type`.
+ * A lease is (execution, epoch). Every message about one is safe to send twice.
+ */
+const lease = { execution: idSchema("execution"), epoch: z.int().positive() };
+const leaseSchema = z.strictObject(lease);
+export type Lease = z.infer<typeof leaseSchema>;
+const v = { v: z.literal(PROTOCOL_VERSION) };
+
+/** Uploaded result of an execution; the file lies at the grant's result key. */
+export const resultSchema = z.strictObject({
+  sha256: sha256Schema,
+  bytes: z.int().positive(),
+  width: z.int().positive(),
+  height: z.int().positive(),
+});
+export type Result = z.infer<typeof resultSchema>;
+
+/** What a runner says. */
+export const runnerMessageSchema = z.discriminatedUnion("type", [
+  z
+    .strictObject({
+      ...v,
+      type: z.literal("hello"),
+      instance: idSchema("instance"),
+      engine_version: z.int(),
+      provider: z.string(),
+      models: z.array(contentHashSchema).describe("hashes that it holds or can load"),
+      leases: z.array(leaseSchema).describe("leases that it still holds, computing or waiting for a commit"),
+    })
+    .describe("first message on every socket, also after a cut"),
+  z.strictObject({ ...v, type: z.literal("ready"), n: z.int().min(0).max(64) }).describe("how many more executions it takes now; replaces what it said before"),
+  z.strictObject({ ...v, type: z.literal("accept"), leases: z.array(leaseSchema).min(1) }).describe("a grant was verified and taken"),
+  z.strictObject({ ...v, type: z.literal("reject"), leases: z.array(leaseSchema).min(1), reason: z.string().max(500) }).describe("a grant was refused; nothing is computed"),
+  z
+    .strictObject({ ...v, type: z.literal("heartbeat"), leases: z.array(z.strictObject({ ...lease, counter: z.int().min(0) })) })
+    .describe("counter: steps of the model thread, so that a hung computation shows"),
+  z.strictObject({ ...v, type: z.literal("complete"), ...lease, result: resultSchema }).describe("uploaded; sent again on every new socket until answered"),
+  z
+    .strictObject({ ...v, type: z.literal("fail"), ...lease, code: errorCodeSchema, message: z.string().max(2000), retryable: z.boolean() })
+    .describe("not retryable: the same input fails everywhere"),
+  z.strictObject({ ...v, type: z.literal("release"), leases: z.array(leaseSchema) }).describe("handed back uncomputed, as a draining runner does; does not count as an attempt"),
+]);
+export type RunnerMessage = z.infer<typeof runnerMessageSchema>;
+
+/** What the dispatcher says. */
+export const dispatcherMessageSchema = z.discriminatedUnion("type", [
+  z
+    .strictObject({
+      ...v,
+      type: z.literal("welcome"),
+      heartbeat_ms: z.int().positive(),
+      leases: z.array(z.strictObject({ ...lease, verdict: z.enum(["keep", "abandon"]) })),
+    })
+    .describe("answers hello, with a verdict on every lease that it named"),
+  z
+    .strictObject({
+      ...v,
+      type: z.literal("lease"),
+      grant: z.string().describe("JWS, verified against the configured public keys before anything is computed"),
+      executions: z.array(z.strictObject({ ...lease, params: z.string().describe("canonical picture request; its hash stands in the grant") })).min(1),
+    })
+    .describe("to be answered by accept or reject within the acknowledgement time"),
+  z.strictObject({ ...v, type: z.literal("cancel"), leases: z.array(leaseSchema).min(1) }).describe("stop: canceled, expired or taken away"),
+  z.strictObject({ ...v, type: z.literal("committed"), ...lease }).describe("the result is stored; the lease is over"),
+  z.strictObject({ ...v, type: z.literal("refused"), ...lease, reason: z.string() }).describe("the lease is over, nothing of it was taken"),
+  z.strictObject({ ...v, type: z.literal("error"), code: errorCodeSchema, message: z.string() }).describe("the socket is closed after it"),
+]);
+export type DispatcherMessage = z.infer<typeof dispatcherMessageSchema>;
+
+/** Body of a progress post, sent under the grant's progress capability. */
+export const progressReportSchema = z.strictObject({
+  step: z.int().min(0),
+  steps: z.int().positive(),
+  preview: z
+    .string()
+    .max(65536)
+    .regex(/^data:image\/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+$/)
+    .optional(),
+});
+export type ProgressReport = z.infer<typeof progressReportSchema>;
+
+/** HTTP and WebSocket paths that runners use; each carries its own token in the Authorization header. */
+export const runnerPaths = {
+  socket: "/runner/v1/socket",
+  object: (key: string) => `/runner/v1/objects/${key}`,
+  progress: (execution: string) => `/runner/v1/executions/${execution}/progress`,
+} as const;
+
+/** Staging key of an execution's result: one per lease, so that a late upload never meets a newer one. */
+export function stagingKey(execution: string, epoch: number): string {
+  return `staging/${execution}/${epoch}/result`;
+}
