@@ -1,0 +1,7 @@
+import type { Env } from "../env.ts";
+
+/** Wakes the dispatcher of every pool that has models: each sweeps and re-arms its alarm. */
+export async function wakeDispatchers(_controller: unknown, env: Env): Promise<void> {
+  const { results } = await env.DB.prepare("SELECT DISTINCT pool FROM models").all<{ pool: string }>();
+  await Promise.all(results.map(({ pool }) => env.DISPATCHER.getByName(pool).sweep({ v: 1 })));
+}
