@@ -1,0 +1,44 @@
+/** What every sampler is given and gives back. A sampler knows the model only as a function. */
+import type { SchedulerConfig } from "./config.ts";
+import type { Schedule } from "./schedule.ts";
+
+/** The model's raw prediction for the whole batch of (scaled) latents at a timestep. */
+export type Model = (sample: Float32Array, timestep: number) => Promise<Float32Array>;
+
+export interface StepReport {
+  /** Steps done, 1 to `steps`. */
+  step: number;
+  steps: number;
+  /** Latents after this step, all items one after another. */
+  sample: Float32Array;
+  /** The picture that this step foresaw (x0), for previews. */
+  original: Float32Array;
+}
+
+export interface SamplerRun {
+  model: Model;
+  /** Unit Gaussian noise of the latents' size, all items of the batch one after another. */
+  latents: Float32Array;
+  /** Items in `latents`. */
+  batch: number;
+  /** Draws unit Gaussian noise of the latents' size. Samplers draw in the order in which diffusers' do. */
+  noise: () => Float32Array;
+  onStep?: (report: StepReport) => void | Promise<void>;
+  /** Looked at before every step; the run rejects with its reason. */
+  signal?: AbortSignal;
+}
+
+export interface Sampler {
+  schedule(config: SchedulerConfig, steps: number): Schedule;
+  /** The whole loop: noise to latents. */
+  sample(config: SchedulerConfig, schedule: Schedule, run: SamplerRun): Promise<Float32Array>;
+  /** Forward diffusion of clean latents to the noise level of a timestep of the schedule. */
+  addNoise(schedule: Schedule, original: Float32Array, noise: Float32Array, timestep: number): Float32Array;
+}
+
+/** Position of a timestep in a schedule. */
+export function stepIndex(schedule: Schedule, timestep: number): number {
+  const index = schedule.timesteps.indexOf(timestep);
+  if (index < 0) throw new Error(`timestep: expected one of ${schedule.timesteps.join(", ")}, got ${timestep}`);
+  return index;
+}
