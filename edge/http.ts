@@ -1,0 +1,72 @@
+import { OpenAPIHono } from "@hono/zod-openapi";
+import type { Context } from "hono";
+import { HTTPException } from "hono/http-exception";
+import type { z } from "zod";
+import { AtelierError, errorTable, type FieldError, problemOf } from "../shared/errors.ts";
+import type { Principal } from "./auth.ts";
+import type { Env } from "./env.ts";
+import { log } from "./log.ts";
+
+/** What every handler finds in its context. `principal` is set behind `authenticate`. */
+export interface AppEnv {
+  Bindings: Env;
+  Variables: { requestId: string; principal: Principal };
+}
+export type AppContext = Context<AppEnv>;
+
+/** A router whose validation errors become problem documents. */
+export function createRouter(): OpenAPIHono<AppEnv> {
+  return new OpenAPIHono<AppEnv>({
+    defaultHook: async (result, context) => {
+      if (result.success) return;
+      const input: unknown =
+        result.target === "json" ? await context.req.json() : result.target === "query" ? context.req.query() : context.req.param();
+      throw new AtelierError("invalid_request", undefined, { errors: fieldErrors(result.error, input) });
+    },
+  });
+}
+
+/** Answers an error as RFC 9457 problem document. What is not an AtelierError is logged, and the client learns only the request id. */
+export function answerError(error: Error, context: AppContext): Response {
+  const requestId = context.get("requestId");
+  const known = asAtelierError(error);
+  if (!known) log("error", "unexpected error", { request_id: requestId, error: error.name, detail: error.message.slice(0, 500) });
+  const problem = known ? problemOf(known.code, requestId, known.message, known.errors) : problemOf("internal", requestId);
+  const headers = new Headers({ "content-type": "application/problem+json" });
+  if (problem.code === "unauthorized") headers.set("www-authenticate", 'Bearer realm="atelier"');
+  if (problem.code === "idempotency_in_flight" || problem.code === "unavailable") headers.set("retry-after", "2");
+  return new Response(JSON.stringify(problem), { status: errorTable[problem.code].status, headers });
+}
+
+function asAtelierError(error: Error): AtelierError | undefined {
+  if (error instanceof AtelierError) return error;
+  // Hono's own refusals: a body that does not parse is the only one that its validators throw.
+  if (error instanceof HTTPException && error.status === 400) return new AtelierError("invalid_json");
+  return undefined;
+}
+
+/** zod's issues as field, expected, got. `got` is shortened, and says nothing of a value that is missing. */
+export function fieldErrors(error: z.core.$ZodError, input: unknown): FieldError[] {
+  return error.issues.flatMap(issue => {
+    if (issue.code === "unrecognized_keys") {
+      return issue.keys.map(key => ({
+        field: [...issue.path, key].join("."),
+        expected: "no such field",
+        got: show(at(input, [...issue.path, key])),
+      }));
+    }
+    return [{ field: issue.path.join(".") || "body", expected: issue.message, got: show(at(input, issue.path)) }];
+  });
+}
+
+function at(input: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>((value, key) => (typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined), input);
+}
+
+const MAX_SHOWN = 80;
+
+function show(value: unknown): string {
+  if (value === undefined) return "nothing";
+  const text = JSON.stringify(value);
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
+}
