@@ -1,5 +1,5 @@
 /** One kind of reference case: how its outputs are computed with the product's own code. */
-import type { DiffusionModel } from "../components.ts";
+import type { DiffusionModel, TensorF32 } from "../components.ts";
 
 /** A reference tensor: fp32, or int32 for token ids. */
 export interface GoldenTensor {
@@ -32,9 +32,15 @@ export interface VerifyContext {
   model(): Promise<DiffusionModel>;
 }
 
+/** An input that is to be fp32. */
+export function float32Input(context: VerifyContext, name: string): TensorF32 {
+  const { data, shape } = context.input(name);
+  return { data: data instanceof Float32Array ? data : Float32Array.from(data), shape };
+}
+
 export interface VerifyKind {
   kind: string;
-  /** Why this case cannot be computed; null where it can. */
-  supports(goldenCase: GoldenCase): string | null;
+  /** Why this case cannot be computed; null where it can. `modelPath` is absolute, null where the case names no model. */
+  supports(goldenCase: GoldenCase, modelPath: string | null): string | null;
   run(goldenCase: GoldenCase, context: VerifyContext): Promise<Record<string, GoldenTensor>>;
 }

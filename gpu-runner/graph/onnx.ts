@@ -1,0 +1,247 @@
+/** Builds the ONNX form of a graph: names, shapes of every tensor, external initialisers, reshape targets, serialisation. */
+import { create, toBinary } from "@bufbuild/protobuf";
+import { asSymbol, type Dim, equal, type Shape } from "./dims.ts";
+import { type DType, type Graph, GraphError, type StoredTensor, type Value } from "./ir.ts";
+import {
+  type AttributeProto,
+  AttributeProto_AttributeType,
+  AttributeProtoSchema,
+  GraphProtoSchema,
+  ModelProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+  type TensorProto,
+  TensorProto_DataLocation,
+  TensorProto_DataType,
+  TensorProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from "./onnx_pb.js";
+
+/** Several ops of opset 21 to 23 lack GPU kernels; 20 has all that is needed. */
+const opset = 20;
+const irVersion = 9;
+export const microsoft = "com.microsoft";
+
+/** Constants beyond this lie outside the graph file. */
+const maxInlineBytes = 1024;
+
+export type AttributeValue = number | string | readonly number[] | { float: number };
+
+export interface OnnxModel {
+  graph: Graph;
+  /** int64 vectors to be fed beside the graph's own inputs, computed from the sizes of these. */
+  shapeInputs: readonly { name: string; dims: Shape }[];
+  /** Files that the initialisers lie in; `bytes` refers to them by their place in this list. */
+  files: readonly string[];
+  /** Count of nodes by op. */
+  census: ReadonlyMap<string, number>;
+  /** Serialises the model; `locations` are the names of `files` as seen from the model's own folder. */
+  bytes(locations: readonly string[]): Uint8Array;
+}
+
+export class OnnxBuilder {
+  readonly #graph: Graph;
+  readonly #nodes: NodeProto[] = [];
+  readonly #values = new Map<string, ValueInfoProto>();
+  readonly #inline = new Map<string, TensorProto>();
+  readonly #initializers = new Map<string, { stored: StoredTensor; shape: readonly number[] }>();
+  readonly #shapeInputs = new Map<string, { name: string; dims: Shape }>();
+  readonly #outputNames = new Map<Value, string>();
+  #temporaries = 0;
+
+  constructor(graph: Graph) {
+    this.#graph = graph;
+    for (const { name, value } of graph.outputs)
+      if (value.source === "node" && !this.#outputNames.has(value)) this.#outputNames.set(value, name);
+  }
+
+  /** The ONNX name of a value of the graph. */
+  name(value: Value): string {
+    if (value.stored) return this.#external(value.name, value.stored, numbers(value));
+    return this.#outputNames.get(value) ?? value.name;
+  }
+
+  /** A value in another shape: of a weight a second initialiser over the same bytes, of anything else a Reshape. */
+  view(value: Value, shape: readonly number[]): string {
+    if (value.stored) return this.#external(`${value.name}[${shape}]`, value.stored, shape);
+    return this.temporary("Reshape", [this.name(value), this.ints(shape)], shape);
+  }
+
+  /** Adds an ONNX node that makes values of the graph. */
+  node(
+    op: string,
+    inputs: readonly string[],
+    outputs: readonly Value[],
+    attributes: Readonly<Record<string, AttributeValue>> = {},
+    domain = "",
+  ): void {
+    const names = outputs.map(value => this.#declare(this.name(value), value.shape, value.dtype));
+    this.#push(op, inputs, names, attributes, domain);
+  }
+
+  /** Adds an ONNX node whose result only other nodes of the same rule see; gives its name. */
+  temporary(
+    op: string,
+    inputs: readonly string[],
+    shape: Shape,
+    attributes: Readonly<Record<string, AttributeValue>> = {},
+    domain = "",
+  ): string {
+    const name = this.#declare(`t${this.#temporaries++}`, shape, "float32");
+    this.#push(op, inputs, [name], attributes, domain);
+    return name;
+  }
+
+  /** A small fp32 constant; equal ones are kept once. */
+  floats(values: readonly number[], shape: readonly number[] = [values.length]): string {
+    const data = Float32Array.from(values);
+    return this.#constant(`f32[${shape}]=${values.join(",")}`, TensorProto_DataType.FLOAT, shape, new Uint8Array(data.buffer));
+  }
+
+  /** A small int64 vector. */
+  ints(values: readonly number[]): string {
+    const data = BigInt64Array.from(values.map(BigInt));
+    return this.#constant(`i64[${values}]`, TensorProto_DataType.INT64, [values.length], new Uint8Array(data.buffer));
+  }
+
+  /** The target of a Reshape from one shape to another: a constant if 0 (copy) and one -1 (infer) suffice, else an input. */
+  reshapeTarget(from: Shape, to: Shape): string {
+    const target = to.map((dim, i) => (typeof dim === "number" ? dim : from[i] !== undefined && equal(dim, from[i]!) ? 0 : -1));
+    return target.filter(dim => dim === -1).length <= 1 ? this.ints(target) : this.dims(to);
+  }
+
+  /** A shape as an int64 vector: a constant if all dims are numbers, else an input that the session computes from the feeds. */
+  dims(shape: Shape): string {
+    if (shape.every(dim => typeof dim === "number")) return this.ints(shape);
+    const name = `shape[${shape.map(dim => (typeof dim === "number" ? dim : dim.name)).join(",")}]`;
+    this.#shapeInputs.set(name, { name, dims: shape });
+    return name;
+  }
+
+  /** Checks the whole and closes it. Throws GraphError for an op outside `ops` or a symbol that no input binds. */
+  finish(ops: ReadonlySet<string>): OnnxModel {
+    for (const { name, value } of this.#graph.outputs)
+      if (this.name(value) !== name) this.#push("Identity", [this.name(value)], [name], {}, "");
+    const census = new Map<string, number>();
+    for (const node of this.#nodes) {
+      const op = node.domain ? `${node.domain}:${node.opType}` : node.opType;
+      if (!ops.has(op)) throw new GraphError(node.name, op, `one of ${[...ops].join(", ")}`, op);
+      census.set(op, (census.get(op) ?? 0) + 1);
+    }
+    this.#requireBoundSymbols();
+    const files = [...new Set([...this.#initializers.values()].map(({ stored }) => stored.file))];
+    const shapeInputs = [...this.#shapeInputs.values()];
+    return { graph: this.#graph, shapeInputs, files, census, bytes: locations => this.#serialise(files, locations) };
+  }
+
+  #push(
+    op: string,
+    inputs: readonly string[],
+    outputs: string[],
+    attributes: Readonly<Record<string, AttributeValue>>,
+    domain: string,
+  ): void {
+    const attribute = Object.entries(attributes).map(([name, value]) => encodeAttribute(name, value));
+    this.#nodes.push(
+      create(NodeProtoSchema, { name: `${outputs[0]}/${op}`, opType: op, domain, input: [...inputs], output: outputs, attribute }),
+    );
+  }
+
+  #external(name: string, stored: StoredTensor, shape: readonly number[]): string {
+    this.#initializers.set(name, { stored, shape });
+    return name;
+  }
+
+  #declare(name: string, shape: Shape, dtype: DType): string {
+    this.#values.set(name, valueInfo(name, shape, dtype));
+    return name;
+  }
+
+  #constant(name: string, dataType: TensorProto_DataType, shape: readonly number[], rawData: Uint8Array): string {
+    if (rawData.length > maxInlineBytes)
+      throw new GraphError(name.slice(0, 80), "constant", `at most ${maxInlineBytes} bytes inline`, `${rawData.length}`);
+    if (!this.#inline.has(name)) this.#inline.set(name, create(TensorProtoSchema, { name, dataType, dims: shape.map(BigInt), rawData }));
+    return name;
+  }
+
+  #requireBoundSymbols(): void {
+    const bound = this.#graph.symbols();
+    for (const value of [...this.#graph.inputs, ...this.#graph.nodes.flatMap(node => node.outputs)])
+      for (const dim of value.shape) {
+        const name = asSymbol(dim);
+        if (name !== null && !bound.has(name)) throw new GraphError(value.name, "shape", `symbols [${[...bound.keys()]}]`, name);
+      }
+  }
+
+  #serialise(files: readonly string[], locations: readonly string[]): Uint8Array {
+    const location = new Map(files.map((file, i) => [file, locations[i]!]));
+    const outputs = new Set(this.#graph.outputs.map(output => output.name));
+    const graph = create(GraphProtoSchema, {
+      name: this.#graph.name,
+      node: this.#nodes,
+      initializer: [
+        ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location)),
+        ...this.#inline.values(),
+      ],
+      input: [
+        ...this.#graph.inputs.map(input => valueInfo(input.name, input.shape, input.dtype)),
+        ...[...this.#shapeInputs.values()].map(({ name, dims }) => valueInfo(name, [dims.length], "int64")),
+      ],
+      output: this.#graph.outputs.map(({ name, value }) => valueInfo(name, value.shape, value.dtype)),
+      valueInfo: [...this.#values.values()].filter(value => !outputs.has(value.name)),
+    });
+    const opsetImport = [
+      { domain: "", version: BigInt(opset) },
+      { domain: microsoft, version: 1n },
+    ];
+    return toBinary(
+      ModelProtoSchema,
+      create(ModelProtoSchema, { irVersion: BigInt(irVersion), producerName: "atelier", opsetImport, graph }),
+    );
+  }
+}
+
+function externalTensor(name: string, stored: StoredTensor, shape: readonly number[], locations: ReadonlyMap<string, string>): TensorProto {
+  const entries = { location: locations.get(stored.file)!, offset: String(stored.offset), length: String(stored.byteLength) };
+  return create(TensorProtoSchema, {
+    name,
+    dataType: TensorProto_DataType.FLOAT,
+    dims: shape.map(BigInt),
+    dataLocation: TensorProto_DataLocation.EXTERNAL,
+    externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
+  });
+}
+
+/** A weight's shape, which has no symbols. */
+function numbers(weight: Value): readonly number[] {
+  return weight.shape.map(dim => {
+    if (typeof dim !== "number") throw new GraphError(weight.name, "weight", "dims that are numbers", dim.name);
+    return dim;
+  });
+}
+
+function encodeAttribute(name: string, value: AttributeValue): AttributeProto {
+  if (typeof value === "number") return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INT, i: BigInt(value) });
+  if (typeof value === "string")
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.STRING, s: new TextEncoder().encode(value) });
+  if ("float" in value) return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.FLOAT, f: value.float });
+  return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INTS, ints: value.map(BigInt) });
+}
+
+const elementTypes = { float32: TensorProto_DataType.FLOAT, int64: TensorProto_DataType.INT64 } satisfies Record<
+  DType,
+  TensorProto_DataType
+>;
+
+function valueInfo(name: string, shape: Shape, dtype: DType): ValueInfoProto {
+  const dim = shape.map((size: Dim) =>
+    typeof size === "number"
+      ? { value: { case: "dimValue" as const, value: BigInt(size) } }
+      : { value: { case: "dimParam" as const, value: size.name } },
+  );
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: { value: { case: "tensorType", value: { elemType: elementTypes[dtype], shape: { dim } } } },
+  });
+}

@@ -1,0 +1,200 @@
+/**
+ * The ops: one op, one exported function, which checks its inputs, infers the shape of what it makes and appends a node.
+ * `Attributes` lists every op; an emitter (and later a gradient rule) is a table over it, so that an omission does not compile.
+ */
+import { add as addDims, type Dim, dimName, equal, equalShapes, floorDivide, multiply, product, type Shape, shapeName } from "./dims.ts";
+import { GraphError, type Value } from "./ir.ts";
+
+/** Zeros around height and width. */
+export interface Pads {
+  top: number;
+  left: number;
+  bottom: number;
+  right: number;
+}
+
+export interface Attributes {
+  add: Record<never, never>;
+  multiply: Record<never, never>;
+  silu: Record<never, never>;
+  gelu: Record<never, never>;
+  quickGelu: Record<never, never>;
+  clamp: { minimum: number; maximum: number };
+  conv2d: { stride: number; pads: Pads };
+  linear: Record<never, never>;
+  groupNorm: { groups: number; epsilon: number };
+  layerNorm: { epsilon: number };
+  attention: { heads: number; causal: boolean };
+  reshape: Record<never, never>;
+  transpose: { permutation: readonly number[] };
+  concat: { axis: number };
+  split: { axis: number; parts: number };
+  resizeNearest: Record<never, never>;
+}
+export type OpName = keyof Attributes;
+
+/** a + b, broadcast as in NumPy. */
+export function add(a: Value, b: Value): Value {
+  return one("add", [a, b], {}, broadcast("add", a, b));
+}
+
+/** a * b, broadcast as in NumPy. */
+export function multiplyValues(a: Value, b: Value): Value {
+  return one("multiply", [a, b], {}, broadcast("multiply", a, b));
+}
+
+/** x * sigmoid(x). */
+export function silu(x: Value): Value {
+  return one("silu", [x], {}, x.shape);
+}
+
+/** x * Phi(x), with the error function (not the tanh approximation). */
+export function gelu(x: Value): Value {
+  return one("gelu", [x], {}, x.shape);
+}
+
+/** x * sigmoid(1.702 x): OpenAI CLIP's activation. */
+export function quickGelu(x: Value): Value {
+  return one("quickGelu", [x], {}, x.shape);
+}
+
+/** min(max(x, minimum), maximum). */
+export function clamp(x: Value, minimum: number, maximum: number): Value {
+  return one("clamp", [x], { minimum, maximum }, x.shape);
+}
+
+/** x [B, Cin, H, W] * weight [Cout, Cin, k, k] + bias [Cout]. */
+export function conv2d(x: Value, weight: Value, bias: Value, options: { stride: number; pads: Pads }): Value {
+  const inputs = [x, weight, bias];
+  const [batch, channels, height, width] = axes("conv2d", inputs, x, 4);
+  const [filters, depth, kernelHeight, kernelWidth] = axes("conv2d", inputs, weight, 4);
+  expect("conv2d", inputs, equal(channels!, depth!), `${dimName(depth!)} input channels`, x);
+  expect("conv2d", inputs, equalShapes(bias.shape, [filters!]), `bias [${dimName(filters!)}]`, bias);
+  const { top, left, bottom, right } = options.pads;
+  const extent = (size: Dim, kernel: Dim, padding: number): Dim =>
+    addDims(floorDivide(addDims(addDims(size, padding), multiply(kernel, -1)), options.stride), 1);
+  const shape = [batch!, filters!, extent(height!, kernelHeight!, top + bottom), extent(width!, kernelWidth!, left + right)];
+  return one("conv2d", inputs, options, shape);
+}
+
+/** x [..., in] times weight [out, in] transposed, plus bias [out] where there is one. */
+export function linear(x: Value, weight: Value, bias: Value | null): Value {
+  const inputs = bias ? [x, weight, bias] : [x, weight];
+  const [out, width] = axes("linear", inputs, weight, 2);
+  expect("linear", inputs, x.shape.length >= 2 && equal(x.shape.at(-1)!, width!), `[..., ${dimName(width!)}]`, x);
+  if (bias) expect("linear", inputs, equalShapes(bias.shape, [out!]), `bias [${dimName(out!)}]`, bias);
+  return one("linear", inputs, {}, [...x.shape.slice(0, -1), out!]);
+}
+
+/** Each of `groups` groups of channels of x [B, C, H, W] to mean 0 and variance 1, then a scale and shift [C] (Wu and He 2018). */
+export function groupNorm(x: Value, weight: Value, bias: Value, options: { groups: number; epsilon: number }): Value {
+  const inputs = [x, weight, bias];
+  const [, channels] = axes("groupNorm", inputs, x, 4);
+  expect(
+    "groupNorm",
+    inputs,
+    typeof channels === "number" && channels % options.groups === 0,
+    `channels that ${options.groups} divides`,
+    x,
+  );
+  for (const value of [weight, bias]) expect("groupNorm", inputs, equalShapes(value.shape, [channels!]), `[${dimName(channels!)}]`, value);
+  return one("groupNorm", inputs, options, x.shape);
+}
+
+/** The last axis to mean 0 and variance 1, then a scale and shift (Ba et al. 2016). */
+export function layerNorm(x: Value, weight: Value, bias: Value, options: { epsilon: number }): Value {
+  const inputs = [x, weight, bias];
+  for (const value of [weight, bias])
+    expect("layerNorm", inputs, equalShapes(value.shape, x.shape.slice(-1)), `[${dimName(x.shape.at(-1) ?? 0)}]`, value);
+  return one("layerNorm", inputs, options, x.shape);
+}
+
+/** Softmax attention of queries [B, T, C] over keys and values [B, S, C] by heads of width C / heads, scaled by its square root. */
+export function attention(query: Value, key: Value, value: Value, options: { heads: number; causal: boolean }): Value {
+  const inputs = [query, key, value];
+  const [batch, , width] = axes("attention", inputs, query, 3);
+  const [keyBatch, , keyWidth] = axes("attention", inputs, key, 3);
+  expect("attention", inputs, equal(batch!, keyBatch!) && equal(width!, keyWidth!), `[${dimName(batch!)}, S, ${dimName(width!)}]`, key);
+  expect("attention", inputs, equalShapes(key.shape, value.shape), shapeName(key.shape), value);
+  expect(
+    "attention",
+    inputs,
+    typeof width === "number" && width % options.heads === 0,
+    `a width that ${options.heads} heads divide`,
+    query,
+  );
+  return one("attention", inputs, options, query.shape);
+}
+
+/** The same elements in another shape. */
+export function reshape(x: Value, shape: Shape): Value {
+  expect("reshape", [x], equal(product(x.shape), product(shape)), `${dimName(product(shape))} elements for ${shapeName(shape)}`, x);
+  return one("reshape", [x], {}, shape);
+}
+
+/** Axis i of the result is axis permutation[i] of x. */
+export function transpose(x: Value, permutation: readonly number[]): Value {
+  const valid = permutation.length === x.shape.length && new Set(permutation).size === permutation.length;
+  expect("transpose", [x], valid && permutation.every(axis => x.shape[axis] !== undefined), `a permutation of [${permutation}]`, x);
+  return one(
+    "transpose",
+    [x],
+    { permutation },
+    permutation.map(axis => x.shape[axis]!),
+  );
+}
+
+/** Values side by side along one axis; the other dims are equal. */
+export function concat(values: readonly Value[], axis: number): Value {
+  const first = values[0]!;
+  for (const value of values) {
+    const rest = (shape: Shape): Shape => shape.filter((_, i) => i !== axis);
+    const matches = value.shape.length === first.shape.length && equalShapes(rest(value.shape), rest(first.shape));
+    expect("concat", values, matches, `${shapeName(first.shape)} but for axis ${axis}`, value);
+  }
+  const total = values.map(value => value.shape[axis]!).reduce(addDims, 0);
+  return one(
+    "concat",
+    values,
+    { axis },
+    first.shape.map((dim, i) => (i === axis ? total : dim)),
+  );
+}
+
+/** Equal parts along one axis. */
+export function split(x: Value, axis: number, parts: number): Value[] {
+  const size = x.shape[axis];
+  expect("split", [x], typeof size === "number" && size % parts === 0, `an axis ${axis} that ${parts} divides`, x);
+  const shape = x.shape.map((dim, i) => (i === axis ? floorDivide(dim, parts) : dim));
+  return x.graph.add("split", [x], { axis, parts }, Array<Shape>(parts).fill(shape));
+}
+
+/** x [B, C, h, w] to [B, C, height, width]: pixel i takes pixel floor(i * h / height), as PyTorch's "nearest". */
+export function resizeNearest(x: Value, height: Dim, width: Dim): Value {
+  const [batch, channels] = axes("resizeNearest", [x], x, 4);
+  return one("resizeNearest", [x], {}, [batch!, channels!, height, width]);
+}
+
+function one<K extends OpName>(op: K, inputs: readonly Value[], attributes: Attributes[K], shape: Shape): Value {
+  return inputs[0]!.graph.add(op, inputs, attributes, [shape])[0]!;
+}
+
+function axes(op: OpName, inputs: readonly Value[], value: Value, rank: number): Shape {
+  expect(op, inputs, value.shape.length === rank, `rank ${rank}`, value);
+  return value.shape;
+}
+
+function expect(op: OpName, inputs: readonly Value[], holds: boolean, expected: string, got: Value): void {
+  if (!holds) throw new GraphError(got.graph.nameFor(op, inputs), op, expected, `${shapeName(got.shape)} of ${got.name}`);
+}
+
+function broadcast(op: OpName, a: Value, b: Value): Shape {
+  const rank = Math.max(a.shape.length, b.shape.length);
+  const padded = (shape: Shape): Shape => [...Array<Dim>(rank - shape.length).fill(1), ...shape];
+  const [left, right] = [padded(a.shape), padded(b.shape)];
+  return left.map((dim, i) => {
+    const other = right[i]!;
+    expect(op, [a, b], dim === 1 || other === 1 || equal(dim, other), `dims equal to ${shapeName(a.shape)} or 1`, b);
+    return dim === 1 ? other : dim;
+  });
+}

@@ -1,0 +1,103 @@
+/** The layers that all models share: each takes its weights by name and shape from where it stands, and applies an op. */
+import { multiply } from "../graph/dims.ts";
+import type { Graph, Value } from "../graph/ir.ts";
+import * as ops from "../graph/ops.ts";
+import type { Weights } from "../weights/weights.ts";
+
+/** A place in a model: a graph under construction, and a prefix of weight names. */
+export class Place {
+  readonly graph: Graph;
+  readonly weights: Weights;
+  readonly prefix: string;
+
+  constructor(graph: Graph, weights: Weights, prefix = "") {
+    this.graph = graph;
+    this.weights = weights;
+    this.prefix = prefix;
+  }
+
+  at(name: string): Place {
+    return new Place(this.graph, this.weights, `${this.prefix}${name}.`);
+  }
+
+  /** A weight of this place; `view` is another shape for the same elements. */
+  weight(name: string, shape: readonly number[], view: readonly number[] = shape): Value {
+    return this.graph.weight(this.weights.take(`${this.prefix}${name}`, shape), view);
+  }
+}
+
+export type Activation = (x: Value) => Value;
+
+/** Channels of [B, C, H, W], which are always a number. */
+export function channelsOf(x: Value): number {
+  return x.shape[1] as number;
+}
+
+/** Width of [B, L, C] or [B, C], which is always a number. */
+export function widthOf(x: Value): number {
+  return x.shape.at(-1) as number;
+}
+
+/** 3x3 convolution that keeps the size. */
+export function conv3x3(place: Place, x: Value, out: number): Value {
+  return conv(place, x, out, 3, 1, { top: 1, left: 1, bottom: 1, right: 1 });
+}
+
+export function conv1x1(place: Place, x: Value, out: number): Value {
+  return conv(place, x, out, 1, 1, { top: 0, left: 0, bottom: 0, right: 0 });
+}
+
+export function conv(place: Place, x: Value, out: number, kernel: number, stride: number, pads: ops.Pads): Value {
+  const weight = place.weight("weight", [out, channelsOf(x), kernel, kernel]);
+  return ops.conv2d(x, weight, place.weight("bias", [out]), { stride, pads });
+}
+
+export function linear(place: Place, x: Value, out: number): Value {
+  return ops.linear(x, place.weight("weight", [out, widthOf(x)]), place.weight("bias", [out]));
+}
+
+export function linearWithoutBias(place: Place, x: Value, out: number): Value {
+  return ops.linear(x, place.weight("weight", [out, widthOf(x)]), null);
+}
+
+export function groupNorm(place: Place, x: Value, groups: number, epsilon: number): Value {
+  const channels = channelsOf(x);
+  return ops.groupNorm(x, place.weight("weight", [channels]), place.weight("bias", [channels]), { groups, epsilon });
+}
+
+export function layerNorm(place: Place, x: Value, epsilon: number): Value {
+  const width = widthOf(x);
+  return ops.layerNorm(x, place.weight("weight", [width]), place.weight("bias", [width]), { epsilon });
+}
+
+/** [B, C, H, W] to [B, H*W, C]: pixels as tokens. */
+export function toTokens(x: Value): Value {
+  const [batch, channels, height, width] = x.shape;
+  return ops.transpose(ops.reshape(x, [batch!, channels!, multiply(height!, width!)]), [0, 2, 1]);
+}
+
+/** The inverse of `toTokens`, into the shape of `like`. */
+export function fromTokens(tokens: Value, like: Value): Value {
+  return ops.reshape(ops.transpose(tokens, [0, 2, 1]), like.shape);
+}
+
+interface ResnetOptions {
+  out: number;
+  groups: number;
+  epsilon: number;
+  activation: Activation;
+  /** Time embedding [B, E], already activated; null in an autoencoder. */
+  time: Value | null;
+}
+
+/** Norm, activation, convolution, twice, with the time added between, plus the input (diffusers' ResnetBlock2D). */
+export function resnetBlock(place: Place, x: Value, options: ResnetOptions): Value {
+  const { out, groups, epsilon, activation, time } = options;
+  let h = conv3x3(place.at("conv1"), activation(groupNorm(place.at("norm1"), x, groups, epsilon)), out);
+  if (time) {
+    const shift = linear(place.at("time_emb_proj"), time, out);
+    h = ops.add(h, ops.reshape(shift, [shift.shape[0]!, out, 1, 1]));
+  }
+  h = conv3x3(place.at("conv2"), activation(groupNorm(place.at("norm2"), h, groups, epsilon)), out);
+  return ops.add(channelsOf(x) === out ? x : conv1x1(place.at("conv_shortcut"), x, out), h);
+}
