@@ -14,7 +14,9 @@ export const apiKeys = sqliteTable(
   "api_keys",
   {
     id: text().primaryKey(),
-    tenant_id: text().notNull().references(() => tenants.id),
+    tenant_id: text()
+      .notNull()
+      .references(() => tenants.id),
     name: text().notNull(),
     hash: text().notNull().unique(),
     pepper_id: text().notNull(),
@@ -99,7 +101,9 @@ export const executions = sqliteTable(
 export const jobPictures = sqliteTable(
   "job_pictures",
   {
-    job_id: text().notNull().references(() => jobs.id, { onDelete: "cascade" }),
+    job_id: text()
+      .notNull()
+      .references(() => jobs.id, { onDelete: "cascade" }),
     idx: integer().notNull(),
     tenant_id: text().notNull(),
     seed: integer().notNull(),
@@ -147,7 +151,10 @@ export const cacheEntries = sqliteTable(
   table => [primaryKey({ columns: [table.tenant_id, table.request_hash] }), index("cache_entries_picture").on(table.picture_id)],
 );
 
-/** Answers to POSTs with an Idempotency-Key. `status` is null while the first one is being answered. */
+/**
+ * Answers to POSTs with an Idempotency-Key. `status` is null while the first one is being answered.
+ * What the POST creates carries the row's ULID, so that a request taken over after a crash creates nothing twice.
+ */
 export const idempotencyKeys = sqliteTable(
   "idempotency_keys",
   {
@@ -155,6 +162,7 @@ export const idempotencyKeys = sqliteTable(
     key: text().notNull(),
     path: text().notNull(),
     body_sha256: text().notNull(),
+    ulid: text().notNull(),
     status: integer(),
     response: text(),
     created_at: integer().notNull(),

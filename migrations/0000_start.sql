@@ -52,6 +52,7 @@ CREATE TABLE `idempotency_keys` (
 	`key` text NOT NULL,
 	`path` text NOT NULL,
 	`body_sha256` text NOT NULL,
+	`ulid` text NOT NULL,
 	`status` integer,
 	`response` text,
 	`created_at` integer NOT NULL,
