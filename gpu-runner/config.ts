@@ -1,0 +1,119 @@
+import { homedir } from "node:os";
+import { delimiter, join, resolve } from "node:path";
+import { z } from "zod";
+import { publicJwkSchema } from "../shared/signing.ts";
+import { executionProviderNames } from "./graph/emitter.ts";
+
+/** A setting is missing or malformed. The message is one sentence that names the variable, never a secret's value. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+const integer = (least: number, most: number) => z.coerce.number("expected a number").int("expected a whole number").min(least).max(most);
+const seconds = 1000;
+const loopback = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+const edgeUrl = z.url({ protocol: /^https?$/, error: "expected an http or https URL" }).transform((text, context) => {
+  const url = new URL(text);
+  if (url.protocol === "http:" && !loopback.has(url.hostname))
+    context.addIssue("expected https; http is only for this machine (localhost)");
+  if (url.username || url.password || url.search || url.hash) context.addIssue("expected a URL without credentials, query or fragment");
+  return url;
+});
+
+const grantKeys = z.string().transform((text, context) => {
+  const parsed = z.object({ keys: z.array(publicJwkSchema).min(1) }).safeParse(parseJson(text));
+  if (parsed.success) return parsed.data.keys;
+  context.addIssue('expected a JWKS with public Ed25519 keys: {"keys":[{"kty":"OKP","crv":"Ed25519","x":"…","kid":"…"}]}');
+  return z.NEVER;
+});
+
+const folders = z
+  .string()
+  .transform(text => text.split(new RegExp(`[,${delimiter}]`)).flatMap(part => (part.trim() ? [resolve(part.trim())] : [])))
+  .refine(list => list.length > 0, "expected model folders, separated by commas");
+
+/** What each variable means, beside its default. Times are milliseconds. */
+const environmentSchema = z.object({
+  /** The edge's address. */
+  ATELIER_EDGE_URL: edgeUrl,
+  /** `rnr_<ULID>.<secret>`, as `npm run runner-token -- create` prints it. */
+  ATELIER_RUNNER_TOKEN: z.string().regex(/^rnr_[0-9A-Z]{26}\.[\w-]{16,}$/, "expected rnr_<id>.<secret>"),
+  /** JWKS of the public keys that may sign grants. Configured, never fetched: who answers at the edge's address can't choose them. */
+  ATELIER_GRANT_KEYS: grantKeys,
+  /** Model folders in diffusers layout; all of them are held in memory. */
+  ATELIER_MODELS: folders,
+  ATELIER_PROVIDER: z.enum(executionProviderNames).default("cpu"),
+  /** Threads of one operator; absent: one per physical core. */
+  ATELIER_THREADS: integer(1, 1024).optional(),
+  /** Where converted weights are kept. May be shared between runners of one machine. */
+  ATELIER_CACHE_DIR: z
+    .string()
+    .min(1)
+    .default(join(homedir(), ".cache", "atelier"))
+    .transform(path => resolve(path)),
+  /** Address and port of health and metrics; port 0 takes any free one, and the log tells which. */
+  ATELIER_HTTP_HOST: z.string().min(1).default("127.0.0.1"),
+  ATELIER_HTTP_PORT: integer(0, 65535).default(9464),
+  ATELIER_LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace"]).default("info"),
+  /** Least time without a step after which the model thread counts as hung. */
+  ATELIER_WATCHDOG_MS: integer(100, 3600 * seconds).default(60 * seconds),
+  /** Most time that loading the models may take. */
+  ATELIER_LOAD_MS: integer(100, 24 * 3600 * seconds).default(900 * seconds),
+  /** How long SIGTERM waits for running work before it is handed back. */
+  ATELIER_DRAIN_MS: integer(0, 3600 * seconds).default(25 * seconds),
+});
+
+export interface RunnerConfig {
+  edgeUrl: URL;
+  token: string;
+  grantKeys: z.infer<typeof grantKeys>;
+  models: string[];
+  provider: z.infer<typeof environmentSchema>["ATELIER_PROVIDER"];
+  threads: number | undefined;
+  cacheDir: string;
+  http: { host: string; port: number };
+  logLevel: z.infer<typeof environmentSchema>["ATELIER_LOG_LEVEL"];
+  watchdogMs: number;
+  loadMs: number;
+  drainMs: number;
+}
+
+/**
+ * Reads the runner's settings from environment variables; an empty variable counts as absent.
+ * @throws ConfigError
+ */
+export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
+  const parsed = environmentSchema.safeParse(given);
+  if (!parsed.success) {
+    const wrong = parsed.error.issues.map(({ path, message }) => {
+      const name = String(path[0]);
+      return given[name] === undefined ? `${name} is not set` : `${name}: ${message}`;
+    });
+    throw new ConfigError(`The runner's settings are not valid: ${wrong.join("; ")}.`);
+  }
+  const values = parsed.data;
+  return {
+    edgeUrl: values.ATELIER_EDGE_URL,
+    token: values.ATELIER_RUNNER_TOKEN,
+    grantKeys: values.ATELIER_GRANT_KEYS,
+    models: values.ATELIER_MODELS,
+    provider: values.ATELIER_PROVIDER,
+    threads: values.ATELIER_THREADS,
+    cacheDir: values.ATELIER_CACHE_DIR,
+    http: { host: values.ATELIER_HTTP_HOST, port: values.ATELIER_HTTP_PORT },
+    logLevel: values.ATELIER_LOG_LEVEL,
+    watchdogMs: values.ATELIER_WATCHDOG_MS,
+    loadMs: values.ATELIER_LOAD_MS,
+    drainMs: values.ATELIER_DRAIN_MS,
+  };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

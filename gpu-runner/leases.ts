@@ -1,0 +1,128 @@
+import type { Lease } from "../shared/protocol.ts";
+import type { Outgoing } from "./connection.ts";
+import type { GrantedExecution } from "./grants.ts";
+
+/**
+ * The runner's own table of leases. A lease belongs to this process, never to a socket: it stays until the dispatcher says that it is over,
+ * or until this runner gives it up.
+ *
+ *   granted -> computing -> uploading -> completing -> (committed or refused)
+ *      └──────────┴───────────┴─> failing -> (told)
+ */
+export const leasePhases = ["granted", "computing", "uploading", "completing", "failing"] as const;
+export type LeasePhase = (typeof leasePhases)[number];
+
+const successors = {
+  granted: ["computing", "failing"],
+  computing: ["uploading", "failing"],
+  uploading: ["completing", "failing"],
+  completing: [],
+  failing: [],
+} as const satisfies Record<LeasePhase, readonly LeasePhase[]>;
+
+/** The message that tells the dispatcher how the lease ended; it is said again on every new socket until the lease is over. */
+export type Verdict = Extract<Outgoing, { type: "complete" | "fail" }>;
+
+export interface HeldLease extends GrantedExecution {
+  readonly phase: LeasePhase;
+  /** Set in the phases `completing` and `failing`. */
+  readonly verdict: Verdict | undefined;
+  /** Aborted when the lease ends, so that what is under way for it stops. */
+  readonly ended: AbortSignal;
+  /** Signs of life beside the model thread's steps: attempts to upload. */
+  activity: number;
+}
+
+interface Entry extends HeldLease {
+  phase: LeasePhase;
+  verdict: Verdict | undefined;
+  abort: AbortController;
+}
+
+/** Epochs of ended leases that are remembered, so that a grant that is sent again is not computed again. */
+const REMEMBERED = 10_000;
+
+export class LeaseTable {
+  /** In the order in which they were granted. At most one lease of an execution. */
+  readonly #entries = new Map<string, Entry>();
+  readonly #lastEpochs = new Map<string, number>();
+
+  /**
+   * Takes a granted execution. `known`: the same lease is held already, nothing changes. `stale`: this epoch, or a later one, was here and is
+   * over. A later epoch of a held execution ends the held lease.
+   */
+  grant(granted: GrantedExecution): "new" | "known" | "stale" {
+    const held = this.#entries.get(granted.execution);
+    if (held?.epoch === granted.epoch) return "known";
+    if ((this.#lastEpochs.get(granted.execution) ?? 0) >= granted.epoch) return "stale";
+    if (held) this.end(held);
+    const abort = new AbortController();
+    this.#entries.set(granted.execution, { ...granted, phase: "granted", verdict: undefined, activity: 0, abort, ended: abort.signal });
+    this.#remember(granted);
+    return "new";
+  }
+
+  /** The lease, while it is held. */
+  find({ execution, epoch }: Lease): HeldLease | undefined {
+    const entry = this.#entries.get(execution);
+    return entry?.epoch === epoch ? entry : undefined;
+  }
+
+  /** The lease that waits longest to be computed; undefined while one is computed. */
+  next(): HeldLease | undefined {
+    return this.inPhase("computing").length > 0 ? undefined : this.inPhase("granted")[0];
+  }
+
+  inPhase(phase: LeasePhase): HeldLease[] {
+    return this.all().filter(lease => lease.phase === phase);
+  }
+
+  all(): HeldLease[] {
+    return [...this.#entries.values()];
+  }
+
+  /**
+   * Moves a lease on. False where it is no longer held: whatever finished comes too late and is dropped.
+   * @throws Error for a move that the diagram above doesn't have.
+   */
+  advance(lease: Lease, phase: "computing" | "uploading"): boolean {
+    return this.#move(lease, phase, undefined);
+  }
+
+  /** Moves a lease to `completing` or `failing`. False where it is no longer held. */
+  conclude(verdict: Verdict): boolean {
+    return this.#move(verdict, verdict.type === "complete" ? "completing" : "failing", verdict);
+  }
+
+  /** The lease is over; what is under way for it is aborted. False where it was not held. */
+  end({ execution, epoch }: Lease): boolean {
+    const entry = this.#entries.get(execution);
+    if (entry?.epoch !== epoch) return false;
+    this.#entries.delete(execution);
+    entry.abort.abort();
+    return true;
+  }
+
+  #move({ execution, epoch }: Lease, phase: LeasePhase, verdict: Verdict | undefined): boolean {
+    const entry = this.#entries.get(execution);
+    if (entry?.epoch !== epoch) return false;
+    const allowed: readonly LeasePhase[] = successors[entry.phase];
+    if (!allowed.includes(phase)) throw new Error(`lease ${execution} epoch ${epoch} cannot go from ${entry.phase} to ${phase}`);
+    if (phase === "computing" && this.inPhase("computing").length > 0) throw new Error(`lease ${execution}: another one is computed now`);
+    entry.phase = phase;
+    entry.verdict = verdict;
+    return true;
+  }
+
+  #remember({ execution, epoch }: Lease): void {
+    this.#lastEpochs.delete(execution);
+    this.#lastEpochs.set(execution, epoch);
+    const [oldest] = this.#lastEpochs.keys();
+    if (this.#lastEpochs.size > REMEMBERED && oldest !== undefined) this.#lastEpochs.delete(oldest);
+  }
+}
+
+/** The two members that name a lease in messages. */
+export function leaseId({ execution, epoch }: Lease): Lease {
+  return { execution, epoch };
+}

@@ -1,0 +1,286 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { Worker } from "node:worker_threads";
+import type { ErrorCode } from "../shared/errors.ts";
+import type { PictureRequest } from "../shared/picture.ts";
+import type { ProgressReport } from "../shared/protocol.ts";
+import { type Backoff, backoffMs } from "./backoff.ts";
+import type { Logger } from "./log.ts";
+import type { Metrics } from "./metrics.ts";
+import { cells, type FromWorker, fromWorkerSchema, SHARED_BYTES, type ToWorker, type WorkerData } from "./model-messages.ts";
+import type { Picture } from "./uploads.ts";
+
+export interface LoadedModel {
+  folder: string;
+  /** `sha256:<hex>` */
+  hash: string;
+}
+
+/** The models could not be loaded. `diskFull`: it may work later, when there is room for the cache again. */
+export class ModelLoadFailed extends Error {
+  override readonly name = "ModelLoadFailed";
+  readonly diskFull: boolean;
+  constructor(message: string, diskFull = false) {
+    super(message);
+    this.diskFull = diskFull;
+  }
+}
+
+/** A computation ended without a picture. The message is safe to show to the client. */
+export class ComputeFailed extends Error {
+  override readonly name = "ComputeFailed";
+  readonly code: ErrorCode;
+  readonly retryable: boolean;
+  constructor(code: ErrorCode, message: string, retryable: boolean) {
+    super(message);
+    this.code = code;
+    this.retryable = retryable;
+  }
+}
+
+/** A computation stopped because `cancel` was called. */
+export class ComputeCanceled extends Error {
+  override readonly name = "ComputeCanceled";
+}
+
+export interface ComputeTask {
+  request: PictureRequest;
+  /** Milliseconds since 1970: past it the thread is ended. */
+  deadline: number;
+  onProgress(report: ProgressReport): void;
+}
+
+export interface ModelThreadOptions extends Omit<WorkerData, "shared"> {
+  /** The module that runs in the thread. */
+  script: URL;
+  log: Logger;
+  metrics: Metrics;
+  /** Least time without a step after which the thread counts as hung, in milliseconds. */
+  watchdogMs: number;
+  /** Most time for loading the models, in milliseconds. */
+  loadMs: number;
+  /** How long an ended thread may take to go away, in milliseconds. */
+  terminateMs?: number;
+  reload?: Backoff;
+  /** The thread was ended and does not go away, since it is stuck in native code: only the end of the process frees what it holds. */
+  onStuck(): void;
+  /** `state`, `problem` or `models` have changed. */
+  onChange(): void;
+}
+
+/** `loading` until the models are there, `idle`, `computing`, `ended` after `stop`. */
+export type ThreadState = "loading" | "idle" | "computing" | "ended";
+
+interface Running extends ComputeTask {
+  number: number;
+  resolve(picture: Picture): void;
+  reject(error: Error): void;
+  lastCounter: number;
+  lastStepAt: number;
+  slowestStepMs: number;
+}
+
+/** A step may take this many times as long as the slowest one of the same picture: the decoder and the encoder have no steps of their own. */
+const STEP_FACTOR = 8;
+
+/**
+ * The thread that holds the models, seen from the process that stays responsive. One computation at a time. A thread that crashes, hangs or
+ * overruns its deadline is ended, its computation fails as retryable, and another thread takes its place.
+ */
+export class ModelThread {
+  readonly #options: ModelThreadOptions;
+  readonly #shared = new SharedArrayBuffer(SHARED_BYTES);
+  readonly #cells = new Uint32Array(this.#shared);
+  readonly #stop = new AbortController();
+  #worker: Worker | undefined;
+  #state: ThreadState = "loading";
+  #problem: string | undefined;
+  #models: LoadedModel[] = [];
+  #running: Running | undefined;
+  #tasks = 0;
+
+  constructor(options: ModelThreadOptions) {
+    this.#options = options;
+  }
+
+  get state(): ThreadState {
+    return this.#state;
+  }
+  /** Why no thread is up, in words for an operator. */
+  get problem(): string | undefined {
+    return this.#problem;
+  }
+  get models(): readonly LoadedModel[] {
+    return this.#models;
+  }
+  /** Steps of all threads since the start. */
+  get counter(): number {
+    return Atomics.load(this.#cells, cells.counter);
+  }
+
+  /**
+   * Loads the models. Waits for room where the disk is full; later losses of the thread are made good without a call.
+   * @throws ModelLoadFailed where the first load shows that a model can't be read.
+   */
+  async start(): Promise<void> {
+    const { log, reload = { baseMs: 1000, capMs: 60_000 } } = this.#options;
+    for (let attempt = 0; !this.#stop.signal.aborted; attempt++) {
+      try {
+        this.#models = await this.#launch();
+        this.#enter("idle");
+        return;
+      } catch (error) {
+        if (!(error instanceof ModelLoadFailed)) throw error;
+        if (this.#stop.signal.aborted) return;
+        if (!error.diskFull && this.#models.length === 0) throw error;
+        log.error({ reason: error.message }, "the models could not be loaded; trying again");
+        this.#enter("loading", error.message);
+        await delay(backoffMs(attempt, reload), undefined, { signal: this.#stop.signal }).catch(() => {});
+      }
+    }
+  }
+
+  /**
+   * Computes one picture.
+   * @throws ComputeFailed, ComputeCanceled; an Error where the thread is not idle.
+   */
+  compute(task: ComputeTask): Promise<Picture> {
+    const worker = this.#worker;
+    if (this.#state !== "idle" || !worker) return Promise.reject(new Error(`the model thread is ${this.#state}, not idle`));
+    const number = ++this.#tasks;
+    const done = new Promise<Picture>((resolve, reject) => {
+      this.#running = { ...task, number, resolve, reject, lastCounter: this.counter, lastStepAt: performance.now(), slowestStepMs: 0 };
+    });
+    worker.postMessage({ type: "compute", task: number, request: task.request } satisfies ToWorker);
+    const watch = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
+    this.#enter("computing");
+    return done.finally(() => clearInterval(watch));
+  }
+
+  /** Asks the running computation to stop before its next step. */
+  cancel(): void {
+    if (this.#running) Atomics.store(this.#cells, cells.canceled, this.#running.number);
+  }
+
+  /** Ends the thread; false where it is stuck in native code and does not go away. */
+  async stop(): Promise<boolean> {
+    this.#stop.abort();
+    const gone = await this.#terminate();
+    this.#settle(running => running.reject(new ComputeFailed("runner_failed", "The runner was stopped.", true)));
+    this.#enter("ended");
+    return gone;
+  }
+
+  /** Starts a thread and waits until it has loaded the models. */
+  async #launch(): Promise<LoadedModel[]> {
+    const { script, models, provider, cacheDir, threads, loadMs } = this.#options;
+    const workerData: WorkerData = { models, provider, cacheDir, ...(threads !== undefined && { threads }), shared: this.#shared };
+    const { ATELIER_RUNNER_TOKEN: _, ...env } = process.env;
+    const worker = new Worker(script, { workerData, env, name: "model" });
+    this.#worker = worker;
+    const timeout = AbortSignal.any([AbortSignal.timeout(loadMs), this.#stop.signal]);
+    try {
+      const models = await loaded(worker, timeout);
+      this.#attend(worker);
+      return models;
+    } catch (error) {
+      if (!(await this.#terminate())) this.#options.onStuck();
+      throw error;
+    }
+  }
+
+  #attend(worker: Worker): void {
+    worker.on("message", (value: unknown) => {
+      const message = fromWorkerSchema.safeParse(value).data;
+      if (!message) this.#replace(worker, "crashed", "it sent a message that could not be read");
+      else if (worker === this.#worker && "task" in message && message.task === this.#running?.number) this.#receive(message);
+    });
+    worker.on("messageerror", error => this.#replace(worker, "crashed", error.message));
+    worker.on("error", error => this.#replace(worker, "crashed", error instanceof Error ? error.message : "unknown error"));
+    worker.on("exit", code => this.#replace(worker, "crashed", `exit code ${code}`));
+  }
+
+  #receive(message: Extract<FromWorker, { task: number }>): void {
+    if (message.type === "progress") {
+      const { step, steps, preview } = message;
+      this.#running?.onProgress({ step, steps, ...(preview !== undefined && { preview }) });
+      return;
+    }
+    this.#settle(({ resolve, reject }) => {
+      if (message.type === "picture") resolve(message.picture);
+      else if (message.type === "canceled") reject(new ComputeCanceled("canceled"));
+      else reject(new ComputeFailed(message.code, message.message, message.retryable));
+    });
+    this.#enter("idle");
+  }
+
+  /** Ends a thread that hangs: no step for too long, or the attempt's deadline has passed. */
+  #watch(worker: Worker): void {
+    const running = this.#running;
+    if (!running || worker !== this.#worker) return;
+    const now = performance.now();
+    if (this.counter !== running.lastCounter) {
+      running.slowestStepMs = Math.max(running.slowestStepMs, now - running.lastStepAt);
+      running.lastCounter = this.counter;
+      running.lastStepAt = now;
+    }
+    const limit = Math.max(this.#options.watchdogMs, STEP_FACTOR * running.slowestStepMs);
+    if (now - running.lastStepAt > limit) this.#replace(worker, "hung", `no step for ${Math.round(limit)} ms`);
+    else if (Date.now() > running.deadline) this.#replace(worker, "overran", "the attempt's deadline has passed");
+  }
+
+  #replace(worker: Worker, reason: "crashed" | "hung" | "overran", detail: string): void {
+    if (worker !== this.#worker || this.#stop.signal.aborted) return;
+    this.#options.log.error({ reason, detail }, "the model thread is replaced");
+    this.#options.metrics.threadRestarts.inc({ reason });
+    this.#enter("loading", `the model thread ${reason}`);
+    this.#settle(({ reject }) => reject(new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true)));
+    void this.#terminate().then(gone => {
+      if (!gone) this.#options.onStuck();
+      else if (!this.#stop.signal.aborted) void this.start();
+    });
+  }
+
+  async #terminate(): Promise<boolean> {
+    const worker = this.#worker;
+    this.#worker = undefined;
+    if (!worker) return true;
+    worker.removeAllListeners();
+    worker.on("error", () => {});
+    const patience = new AbortController();
+    const gone = await Promise.race([
+      worker.terminate().then(() => true),
+      delay(this.#options.terminateMs ?? 10_000, false, { signal: patience.signal }),
+    ]);
+    patience.abort();
+    return gone;
+  }
+
+  #settle(how: (running: Running) => void): void {
+    const running = this.#running;
+    this.#running = undefined;
+    if (running) how(running);
+  }
+
+  #enter(state: ThreadState, problem?: string): void {
+    this.#state = this.#stop.signal.aborted ? "ended" : state;
+    this.#problem = problem;
+    this.#options.onChange();
+  }
+}
+
+/** Resolves with the first message of a thread. @throws ModelLoadFailed */
+function loaded(worker: Worker, timeout: AbortSignal): Promise<LoadedModel[]> {
+  return new Promise((resolve, reject) => {
+    const failed = (why: string, diskFull = false) => reject(new ModelLoadFailed(why, diskFull));
+    timeout.addEventListener("abort", () => failed("loading the models took too long"), { once: true });
+    worker.once("error", error => failed(error instanceof Error ? error.message : "the model thread failed"));
+    worker.once("exit", code => failed(`the model thread ended with exit code ${code} while it loaded the models`));
+    worker.once("message", (value: unknown) => {
+      worker.removeAllListeners();
+      const message = fromWorkerSchema.safeParse(value).data;
+      if (message?.type === "loaded") resolve(message.models);
+      else if (message?.type === "load_failed") failed(message.message, message.disk_full);
+      else failed("the model thread sent an unexpected message while it loaded the models");
+    });
+  });
+}

@@ -1,0 +1,320 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { ulid } from "ulid";
+import { ENGINE_VERSION } from "../shared/engine.ts";
+import type { Lease } from "../shared/protocol.ts";
+import type { RunnerConfig } from "./config.ts";
+import { Connection, type Incoming, type Outgoing, type Welcome } from "./connection.ts";
+import { GrantRefused, type LeaseMessage, verifyLease } from "./grants.ts";
+import { type HeldLease, LeaseTable, leaseId } from "./leases.ts";
+import type { Logger } from "./log.ts";
+import type { Metrics, Outcome } from "./metrics.ts";
+import { ComputeCanceled, ComputeFailed, ModelThread } from "./model-thread.ts";
+import { ProgressReporter } from "./progress.ts";
+import { type Picture, UploadRefused, uploadDefaults, uploadResult } from "./uploads.ts";
+
+export interface RunnerOptions {
+  config: RunnerConfig;
+  log: Logger;
+  metrics: Metrics;
+  /** The module of the model thread. */
+  workerScript: URL;
+  /** The model thread is stuck in native code: the process has to end. */
+  onStuck(): void;
+}
+
+/** Results that may wait for the edge at once; past it no more work is taken, so that they can't pile up in memory. */
+const MAX_UNFINISHED = 4;
+/** Least time between two sendings of the same `complete` on one socket, in milliseconds. */
+const RESEND_MS = 10_000;
+
+/**
+ * One runner: takes leases from the dispatcher, computes them one after another in the model thread, uploads the pictures and says so until
+ * the dispatcher has committed them. It decides nothing about an execution: what it holds, it holds until it is told otherwise.
+ */
+export class Runner {
+  readonly instance = `ins_${ulid()}`;
+  readonly thread: ModelThread;
+  readonly #options: RunnerOptions;
+  readonly #connection: Connection;
+  readonly #leases = new LeaseTable();
+  readonly #toldAt = new WeakMap<HeldLease, number>();
+  /** Messages are handled one after another, so that a cancel never overtakes the grant before it. */
+  #inbox: Promise<void> = Promise.resolve();
+  #servedModels = "";
+  #saidReady: number | undefined;
+  #draining = false;
+
+  constructor(options: RunnerOptions) {
+    const { config, log, metrics, workerScript, onStuck } = options;
+    this.#options = options;
+    this.thread = new ModelThread({
+      script: workerScript,
+      models: config.models,
+      provider: config.provider,
+      cacheDir: config.cacheDir,
+      threads: config.threads,
+      watchdogMs: config.watchdogMs,
+      loadMs: config.loadMs,
+      log,
+      metrics,
+      onStuck,
+      onChange: () => this.#threadChanged(),
+    });
+    this.#connection = new Connection({
+      edgeUrl: config.edgeUrl,
+      token: config.token,
+      log,
+      metrics,
+      handlers: {
+        hello: () => this.#hello(),
+        welcome: message => this.#welcome(message),
+        message: message => {
+          this.#inbox = this.#inbox.then(() => this.#receive(message));
+        },
+        heartbeat: () => this.#heartbeat(),
+      },
+    });
+  }
+
+  /** Loads the models, then connects. @throws ModelLoadFailed */
+  async start(): Promise<void> {
+    await this.thread.start();
+    if (!this.#draining) this.#connection.start();
+  }
+
+  /** Why the runner can't take work now; empty where it can. */
+  problems(): string[] {
+    const thread = this.thread.problem ?? (this.thread.state === "loading" ? "the models are being loaded" : undefined);
+    return [thread, this.#connection.problem, this.#draining ? "draining" : undefined].filter(problem => problem !== undefined);
+  }
+
+  /**
+   * Takes no more work, lets what runs come to its end for at most `graceMs`, hands back the rest, and disconnects.
+   * False where the model thread is stuck in native code and can't be ended.
+   */
+  async drain(graceMs: number): Promise<boolean> {
+    this.#draining = true;
+    this.#offerCredit();
+    this.#release(this.#leases.inPhase("granted"));
+    const end = Date.now() + graceMs;
+    while (this.#leases.all().length > 0 && Date.now() < end) await delay(50);
+    const unfinished = this.#leases.all();
+    if (unfinished.length > 0) this.#options.log.warn({ leases: unfinished.length }, "the grace period is over with leases held");
+    this.thread.cancel();
+    this.#release([...this.#leases.inPhase("computing"), ...this.#leases.inPhase("uploading")]);
+    await this.#connection.close();
+    return this.thread.stop();
+  }
+
+  #hello(): Extract<Outgoing, { type: "hello" }> {
+    this.#servedModels = this.#modelHashes().join();
+    return {
+      type: "hello",
+      instance: this.instance,
+      engine_version: ENGINE_VERSION,
+      provider: this.#options.config.provider,
+      models: this.#modelHashes(),
+      leases: this.#leases.all().map(leaseId),
+    };
+  }
+
+  #modelHashes(): string[] {
+    return [...new Set(this.thread.models.map(({ hash }) => hash))];
+  }
+
+  #welcome({ leases }: Welcome): void {
+    for (const lease of leases) if (lease.verdict === "abandon") this.#end(lease, "canceled", "the dispatcher has abandoned the lease");
+    for (const lease of this.#leases.all()) this.#tell(lease);
+    this.#offerCredit(true);
+    this.#heartbeat();
+  }
+
+  async #receive(message: Incoming): Promise<void> {
+    if (message.type === "lease") await this.#take(message);
+    else if (message.type === "cancel") for (const lease of message.leases) this.#end(lease, "canceled", "canceled by the dispatcher");
+    else if (message.type === "committed") this.#end(message, "committed", "committed");
+    else this.#end(message, "refused", message.reason);
+    this.#offerCredit(message.type === "lease");
+  }
+
+  /** Verifies a grant before anything of it is computed, and answers it. */
+  async #take(message: LeaseMessage): Promise<void> {
+    const { log, metrics, config } = this.#options;
+    const leases = message.executions.map(leaseId);
+    if (this.#draining) {
+      this.#connection.send({ type: "release", leases });
+      return;
+    }
+    try {
+      const granted = await verifyLease(message, { instance: this.instance, keys: config.grantKeys });
+      const taken = granted.map(execution => ({ execution, answer: this.#leases.grant(execution) }));
+      const [stale, held] = [taken.filter(({ answer }) => answer === "stale"), taken.filter(({ answer }) => answer !== "stale")];
+      if (held.length > 0) this.#connection.send({ type: "accept", leases: held.map(({ execution }) => leaseId(execution)) });
+      if (stale.length > 0)
+        this.#refuse(
+          stale.map(({ execution }) => leaseId(execution)),
+          "stale_epoch",
+          "this epoch is over",
+        );
+      for (const { execution } of held) this.#logOf(execution).info("lease accepted");
+      this.#work();
+    } catch (error) {
+      if (error instanceof GrantRefused) this.#refuse(leases, error.reason, error.message);
+      else {
+        metrics.grantsRefused.inc({ reason: "error" });
+        log.error({ error: messageOf(error) }, "a grant could not be verified");
+        this.#connection.send({ type: "reject", leases, reason: "the grant could not be verified" });
+      }
+    }
+  }
+
+  #refuse(leases: Lease[], reason: string, message: string): void {
+    this.#options.metrics.grantsRefused.inc({ reason });
+    this.#options.log.warn({ leases, reason }, message);
+    this.#connection.send({ type: "reject", leases, reason: message.slice(0, 500) });
+  }
+
+  /** Computes the next lease if the thread is free. */
+  #work(): void {
+    const lease = this.thread.state === "idle" && !this.#draining ? this.#leases.next() : undefined;
+    if (!lease) return;
+    this.#leases.advance(lease, "computing");
+    void this.#compute(lease);
+  }
+
+  async #compute(lease: HeldLease): Promise<void> {
+    const { metrics } = this.#options;
+    const log = this.#logOf(lease);
+    const began = performance.now();
+    const stop = () => this.thread.cancel();
+    lease.ended.addEventListener("abort", stop, { once: true });
+    try {
+      const picture = await this.#picture(lease);
+      const took = (performance.now() - began) / 1000;
+      metrics.executionSeconds.observe(took);
+      log.info({ seconds: Number(took.toFixed(3)), size: picture.bytes.byteLength }, "computed");
+      if (this.#leases.advance(lease, "uploading")) void this.#upload(lease, picture);
+    } catch (error) {
+      if (!(error instanceof ComputeCanceled)) this.#fail(lease, failureOf(error), error);
+    } finally {
+      lease.ended.removeEventListener("abort", stop);
+      this.#threadChanged();
+    }
+  }
+
+  #picture(lease: HeldLease): Promise<Picture> {
+    if (!this.#modelHashes().includes(lease.request.model)) {
+      return Promise.reject(new ComputeFailed("model_unavailable", `This runner does not hold the model ${lease.request.model}.`, false));
+    }
+    const { metrics, config } = this.#options;
+    const reporter = new ProgressReporter(lease, config.edgeUrl, problem => {
+      metrics.progressFailures.inc();
+      this.#logOf(lease).debug({ problem }, "progress did not arrive");
+    });
+    let last = performance.now();
+    return this.thread.compute({
+      request: lease.request,
+      deadline: lease.attemptDeadline,
+      onProgress: report => {
+        const now = performance.now();
+        metrics.stepSeconds.observe((now - last) / 1000);
+        last = now;
+        reporter.report(report);
+      },
+    });
+  }
+
+  async #upload(lease: HeldLease, picture: Picture): Promise<void> {
+    const { metrics, config } = this.#options;
+    const log = this.#logOf(lease);
+    const onRetry = (problem: string) => {
+      metrics.uploadRetries.inc();
+      log.warn({ problem }, "the upload is tried again");
+    };
+    try {
+      const outcome = await uploadResult(lease, picture, { edgeUrl: config.edgeUrl, ...uploadDefaults, onRetry });
+      if (outcome === "stale") {
+        this.#end(lease, "stale", "the edge refused the upload: the lease is over");
+      } else {
+        const { sha256, bytes, width, height } = picture;
+        const result = { sha256, bytes: bytes.byteLength, width, height };
+        if (this.#leases.conclude({ type: "complete", ...leaseId(lease), result })) this.#tell(lease);
+      }
+    } catch (error) {
+      if (!lease.ended.aborted) this.#fail(lease, new ComputeFailed("runner_failed", "The picture could not be uploaded.", true), error);
+    }
+    this.#offerCredit();
+  }
+
+  #fail(lease: HeldLease, { code, message, retryable }: ComputeFailed, cause: unknown): void {
+    this.#logOf(lease).error({ code, retryable, error: messageOf(cause) }, "the execution failed");
+    if (this.#leases.conclude({ type: "fail", ...leaseId(lease), code, message, retryable })) this.#tell(lease);
+  }
+
+  /**
+   * Says how a lease ended, if it has. `complete` is kept and said again until it is answered. `fail` has no answer: once it is written to a
+   * socket the lease is over here, and should it be lost, the dispatcher sees a lease that no heartbeat names.
+   */
+  #tell(lease: HeldLease): void {
+    if (!lease.verdict || !this.#connection.send(lease.verdict)) return;
+    this.#toldAt.set(lease, performance.now());
+    if (lease.verdict.type === "fail") this.#end(lease, "failed", "failed");
+  }
+
+  #end(lease: Lease, outcome: Outcome, why: string): void {
+    const held = this.#leases.find(lease);
+    if (!held || !this.#leases.end(held)) return;
+    this.#options.metrics.executions.inc({ outcome });
+    this.#logOf(held).info({ outcome, phase: held.phase, why }, "the lease is over");
+  }
+
+  #release(leases: HeldLease[]): void {
+    if (leases.length === 0) return;
+    this.#connection.send({ type: "release", leases: leases.map(leaseId) });
+    for (const lease of leases) this.#end(lease, "released", "handed back");
+  }
+
+  #heartbeat(): void {
+    const { metrics } = this.#options;
+    const steps = this.thread.counter;
+    const leases = this.#leases.all();
+    metrics.steps.set(steps);
+    metrics.leases.set(leases.length);
+    // An upload that is tried again is alive although the thread takes no step.
+    this.#connection.send({ type: "heartbeat", leases: leases.map(lease => ({ ...leaseId(lease), counter: steps + lease.activity })) });
+    for (const lease of leases) if (performance.now() - (this.#toldAt.get(lease) ?? 0) > RESEND_MS) this.#tell(lease);
+  }
+
+  #threadChanged(): void {
+    if (this.thread.state === "idle" && this.#connection.connected && this.#modelHashes().join() !== this.#servedModels)
+      this.#connection.renew();
+    // Another runner can begin at once with what waits here for a thread that has to load its models again.
+    if (this.thread.state === "loading") this.#release(this.#leases.inPhase("granted"));
+    this.#work();
+    this.#offerCredit();
+  }
+
+  /** One execution at a time, and none while results pile up. `again`: also where nothing changed, since a grant used the credit up. */
+  #offerCredit(again = false): void {
+    const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0;
+    const n = free && this.#leases.all().length < MAX_UNFINISHED ? 1 : 0;
+    if (n === this.#saidReady && !again) return;
+    if (this.#connection.send({ type: "ready", n })) {
+      this.#saidReady = n;
+      this.#options.metrics.credit.set(n);
+    }
+  }
+
+  #logOf({ requestId, execution, epoch }: { requestId: string; execution: string; epoch: number }): Logger {
+    return this.#options.log.child({ request_id: requestId, execution, epoch });
+  }
+}
+
+function failureOf(error: unknown): ComputeFailed {
+  return error instanceof ComputeFailed ? error : new ComputeFailed("runner_failed", "The runner could not compute this.", true);
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof UploadRefused) return `${error.message} (status ${error.status})`;
+  return error instanceof Error ? error.message : "unknown error";
+}
