@@ -3,14 +3,14 @@ import { multiply, symbol } from "../graph/dims.ts";
 import { Graph, type Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { VaeConfig } from "../weights/configs.ts";
-import type { Weights } from "../weights/weights.ts";
+import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
 import { channelsOf, conv, conv1x1, conv3x3, fromTokens, groupNorm, linear, Place, resnetBlock, toTokens } from "./layers.ts";
 
 const epsilon = 1e-6;
 
 /** Input: `image` [B, 3, H, W]; outputs: `mean` and `logvar` (clamped to -30..20), [B, C, H/8, W/8] where there are four levels. */
-export function buildVaeEncoder(config: VaeConfig, weights: Weights): Graph {
+export function buildVaeEncoder(config: VaeConfig, weights: WeightSource): Graph {
   const graph = new Graph("vae-encoder");
   const place = new Place(graph, weights);
   const encoder = place.at("encoder");
@@ -33,7 +33,7 @@ export function buildVaeEncoder(config: VaeConfig, weights: Weights): Graph {
 }
 
 /** Input: `latents` [B, C, H, W], unscaled; output: `sample` [B, 3, 8H, 8W] where there are four levels, not clamped. */
-export function buildVaeDecoder(config: VaeConfig, weights: Weights): Graph {
+export function buildVaeDecoder(config: VaeConfig, weights: WeightSource): Graph {
   const graph = new Graph("vae-decoder");
   const place = new Place(graph, weights);
   const decoder = place.at("decoder");

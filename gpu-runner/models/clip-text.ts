@@ -3,7 +3,7 @@ import { symbol } from "../graph/dims.ts";
 import { Graph, type Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { TextEncoderConfig } from "../weights/configs.ts";
-import type { Weights } from "../weights/weights.ts";
+import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
 import { layerNorm, linear, Place } from "./layers.ts";
 
@@ -11,7 +11,7 @@ import { layerNorm, linear, Place } from "./layers.ts";
  * Input: `embeddings` [B, L, C], token plus position rows: they are gathered outside, so each item may have vectors of its
  * own. Outputs [B, L, C]: `last_hidden_state`, `penultimate`, `penultimate_normed`, `skip2_normed` (see `TextEncoding`).
  */
-export function buildTextEncoder(config: TextEncoderConfig, weights: Weights): Graph {
+export function buildTextEncoder(config: TextEncoderConfig, weights: WeightSource): Graph {
   const graph = new Graph("text-encoder");
   const place = new Place(graph, weights);
   const states = [graph.input("embeddings", [symbol("B"), symbol("L"), config.width])];

@@ -2,15 +2,15 @@
 import { multiply } from "../graph/dims.ts";
 import type { Graph, Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
-import type { Weights } from "../weights/weights.ts";
+import type { WeightSource } from "../weights/weights.ts";
 
 /** A place in a model: a graph under construction, and a prefix of weight names. */
 export class Place {
   readonly graph: Graph;
-  readonly weights: Weights;
+  readonly weights: WeightSource;
   readonly prefix: string;
 
-  constructor(graph: Graph, weights: Weights, prefix = "") {
+  constructor(graph: Graph, weights: WeightSource, prefix = "") {
     this.graph = graph;
     this.weights = weights;
     this.prefix = prefix;

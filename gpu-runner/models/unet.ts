@@ -3,7 +3,7 @@ import { symbol } from "../graph/dims.ts";
 import { Graph, type Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { UnetConfig } from "../weights/configs.ts";
-import type { Weights } from "../weights/weights.ts";
+import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
 import {
   type Activation,
@@ -36,7 +36,7 @@ interface Context {
  * [B, L, C]; output: `prediction` [B, Cout, H, W]. Any H and W: a level below has ceil(size / 2), and an upsampler takes the
  * size of the skip that it meets.
  */
-export function buildUnet(config: UnetConfig, weights: Weights): Graph {
+export function buildUnet(config: UnetConfig, weights: WeightSource): Graph {
   const graph = new Graph("unet");
   const place = new Place(graph, weights);
   const [batch, height, width] = [symbol("B"), symbol("H"), symbol("W")];

@@ -11,7 +11,12 @@ export interface KeyLayout {
   ignores(key: string): boolean;
 }
 
-export class Weights {
+/** What a model under construction sees. */
+export interface WeightSource {
+  take(name: string, shape: readonly number[]): StoredTensor;
+}
+
+export class Weights implements WeightSource {
   readonly file: string;
   readonly #tensors: ReadonlyMap<string, StoredTensor>;
   readonly #layout: KeyLayout;
