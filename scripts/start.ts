@@ -1,0 +1,71 @@
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { type Product, startProduct } from "./local/product.ts";
+import { LocalState, StartError } from "./local/state.ts";
+
+/** `npm start`: brings up edge, runner and playground with the embedded model, draws a first picture, says how to go on, and ends with Ctrl-C. */
+async function main(): Promise<void> {
+  checkMachine();
+  const began = performance.now();
+  const state = new LocalState();
+  const unlock = state.lock();
+  process.once("exit", unlock);
+  const model = process.env.ATELIER_MODEL ?? fileURLToPath(new URL("../models/pocket", import.meta.url));
+  if (!existsSync(model)) throw new StartError(`There is no model folder at ${model}.`);
+  let product: Product | undefined;
+  let stopping: Promise<void> | undefined;
+  const stop = () => {
+    stopping ??= (product?.stop() ?? Promise.resolve()).then(() => process.exit(0));
+    return stopping;
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
+
+  product = await startProduct(state, { port: Number(process.env.ATELIER_PORT ?? 8787), models: [model], say: line => console.log(line) });
+  const seconds = await firstPicture(product);
+  console.log(`First picture after ${((performance.now() - began) / 1000).toFixed(1)} s; drawing it took ${seconds.toFixed(1)} s.\n`);
+  console.log(welcome(product));
+  const ended = await Promise.race([product.edge.ended.then(() => "edge"), product.runner.ended.then(() => "runner")]);
+  if (stopping) return stopping;
+  await product.stop();
+  throw new StartError(`The ${ended} ended unexpectedly; ${state.path("logs", `${ended}.log`)} says more.`);
+}
+
+/** Node's version and the C library's, which workerd needs. */
+function checkMachine(): void {
+  const major = Number(process.versions.node.split(".")[0]);
+  if (major < 22) throw new StartError(`Node ${process.versions.node} is too old to run Atelier and no newer one was installed beside it for ${process.platform}-${process.arch}: install Node 22.18 or newer.`);
+  const header = (process.report.getReport() as { header?: { glibcVersionRuntime?: string } }).header;
+  const [, minor] = header?.glibcVersionRuntime?.split(".").map(Number) ?? [];
+  if (minor !== undefined && minor < 35) throw new StartError(`workerd needs glibc 2.35 or newer; this machine has ${header?.glibcVersionRuntime}.`);
+}
+
+/** Asks for a picture through the public API, as any client would. @returns seconds until it was there. */
+async function firstPicture({ url, key }: Product): Promise<number> {
+  const began = performance.now();
+  const answer = await fetch(`${url}/v1/generations`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json", Prefer: "wait=60" },
+    body: JSON.stringify({ prompt: "a red cube, on a green floor", seed: 1, cache: "fresh" }),
+  });
+  const body = await answer.text();
+  if (!answer.ok || !body.includes('"status":"succeeded"')) throw new StartError(`The first picture failed (HTTP ${answer.status}): ${body.slice(0, 500)}`);
+  return (performance.now() - began) / 1000;
+}
+
+function welcome({ url, key }: Product): string {
+  return `Playground   ${url}/
+API key      ${key}
+Reference    ${url}/docs
+
+curl -s ${url}/v1/generations \\
+  -H "Authorization: Bearer ${key}" \\
+  -H "Content-Type: application/json" -H "Prefer: wait=60" \\
+  -d '{"prompt": "a large red sphere, on a green floor at sunset", "seed": 7}'
+
+Ctrl-C stops everything.`;
+}
+
+main().catch(error => {
+  console.error(error instanceof StartError ? error.message : error);
+  process.exit(1);
+});
