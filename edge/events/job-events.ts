@@ -112,7 +112,7 @@ export class JobEvents extends DurableObject<Env> implements JobEventsRpc {
   /** How the job ended, after D1. A job of which D1 cannot be asked now counts as active: the next look will tell. */
   async #askD1(job: string): ReturnType<typeof readEnd> {
     try {
-      return await readEnd(this.env.DB, job);
+      return await readEnd(this.env, job);
     } catch (error) {
       log("warn", "job events could not ask D1; trying again later", { job, detail: String(error) });
       return "active";

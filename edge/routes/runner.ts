@@ -1,0 +1,81 @@
+import { and, eq } from "drizzle-orm";
+import { AtelierError } from "../../shared/errors.ts";
+import { sha256Schema } from "../../shared/names.ts";
+import { type ProgressReport, progressReportSchema } from "../../shared/protocol.ts";
+import { authorizeCapability } from "../capability.ts";
+import { database } from "../database.ts";
+import type { Env } from "../env.ts";
+import { type AppContext, createRouter, fieldErrors } from "../http.ts";
+import { log } from "../log.ts";
+import { jobPictures } from "../schema.ts";
+import { readAtMost, storePicture } from "../uploads.ts";
+
+/** What runners use: each request carries its own token, none of them an API key. */
+export const runnerRoutes = createRouter();
+
+/** Header with the file's SHA-256, 64 hexadecimal digits. */
+const SHA256_HEADER = "x-atelier-sha256";
+/** Most jobs that one progress report is handed to; more than that see the end, not the way. */
+const MAX_AUDIENCE = 100;
+
+runnerRoutes.put("/runner/v1/objects/:key{.+}", async context => {
+  const key = context.req.param("key");
+  const { max_bytes, execution, epoch } = await authorizeCapability(context, "PUT", key);
+  const announced = { key, bytes: contentLength(context, max_bytes), sha256: announcedHash(context) };
+  const body = context.req.raw.body;
+  if (!body) throw new AtelierError("invalid_request", "Expected a body.");
+  await storePicture(context.env.BUCKET, announced, body);
+  log("info", "result uploaded", { request_id: context.get("requestId"), execution, epoch, bytes: announced.bytes });
+  return context.body(null, 201);
+});
+
+runnerRoutes.post("/runner/v1/executions/:execution/progress", async context => {
+  const execution = context.req.param("execution");
+  const { max_bytes } = await authorizeCapability(context, "POST", `progress/${execution}`);
+  const report = parseReport(await readAtMost(context.req.raw.body, max_bytes));
+  await tellJobs(context.env, execution, report);
+  return context.body(null, 204);
+});
+
+function contentLength(context: AppContext, max: number): number {
+  const header = context.req.header("content-length") ?? "";
+  if (!/^[1-9]\d{0,15}$/.test(header))
+    throw new AtelierError("invalid_request", `Expected the header Content-Length with 1 to ${max} bytes, got ${header || "nothing"}.`);
+  const bytes = Number(header);
+  if (bytes > max) throw new AtelierError("payload_too_large", `Expected at most ${max} bytes, got ${bytes}.`);
+  return bytes;
+}
+
+function announcedHash(context: AppContext): string {
+  const hash = sha256Schema.safeParse(context.req.header(SHA256_HEADER));
+  if (!hash.success) throw new AtelierError("invalid_request", `Expected the header ${SHA256_HEADER} with 64 hexadecimal digits.`);
+  return hash.data;
+}
+
+function parseReport(text: string): ProgressReport {
+  let input: unknown;
+  try {
+    input = JSON.parse(text);
+  } catch {
+    throw new AtelierError("invalid_json");
+  }
+  const report = progressReportSchema.safeParse(input);
+  if (!report.success) throw new AtelierError("invalid_request", undefined, { errors: fieldErrors(report.error, input) });
+  return report.data;
+}
+
+/** Appends progress to the events of every job that waits for the execution. One that cannot be told now learns of the next step. */
+async function tellJobs(env: Env, execution: string, report: ProgressReport): Promise<void> {
+  const waiting = await database(env)
+    .select({ job: jobPictures.job_id, index: jobPictures.idx })
+    .from(jobPictures)
+    .where(and(eq(jobPictures.execution_id, execution), eq(jobPictures.state, "pending")))
+    .limit(MAX_AUDIENCE);
+  const told = await Promise.allSettled(
+    waiting.map(({ job, index }) =>
+      env.JOB_EVENTS.getByName(job).append({ v: 1, job, events: [{ type: "progress", execution, index, ...report }] }),
+    ),
+  );
+  const failed = told.filter(({ status }) => status === "rejected").length;
+  if (failed > 0) log("warn", "progress not told to every job", { execution, jobs: waiting.length, failed });
+}

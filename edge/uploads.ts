@@ -1,0 +1,111 @@
+import { AtelierError } from "../shared/errors.ts";
+import { mediaTypes, type PictureFormat } from "../shared/picture.ts";
+
+/** A file that is announced before its body is read. */
+export interface Announced {
+  readonly key: string;
+  readonly bytes: number;
+  /** 64 hexadecimal digits; R2 refuses other content. */
+  readonly sha256: string;
+}
+
+/** Leading bytes of each format; `undefined` stands for any byte. */
+const magic = {
+  png: [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a],
+  jpeg: [0xff, 0xd8, 0xff],
+  webp: [0x52, 0x49, 0x46, 0x46, undefined, undefined, undefined, undefined, 0x57, 0x45, 0x42, 0x50],
+} as const satisfies Record<PictureFormat, readonly (number | undefined)[]>;
+const MAGIC_BYTES = Math.max(...Object.values(magic).map(bytes => bytes.length));
+
+/** The picture format that a file's first bytes tell. */
+export function formatOf(head: Uint8Array): PictureFormat | undefined {
+  return (Object.keys(magic) as PictureFormat[]).find(format => magic[format].every((byte, i) => byte === undefined || head[i] === byte));
+}
+
+/**
+ * Streams a picture file into the bucket, so that many uploads share a Worker's 128 MB. Nothing is stored unless all of it is as announced.
+ * @throws AtelierError invalid_request for other content than a picture or another length, hash_mismatch, unavailable where the bucket fails
+ */
+export async function storePicture(bucket: R2Bucket, announced: Announced, body: ReadableStream<Uint8Array>): Promise<void> {
+  const reader = body.getReader();
+  try {
+    const head = await readHead(reader);
+    const format = formatOf(head);
+    if (!format)
+      throw new AtelierError("invalid_request", "The body is not a picture: expected the first bytes of a png, webp or jpeg file.");
+    await transfer(bucket, announced, mediaTypes[format], head, reader);
+  } finally {
+    // Lets go of what a refusal left unread.
+    await reader.cancel().catch(() => undefined);
+  }
+}
+
+async function readHead(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<Uint8Array> {
+  let head = new Uint8Array();
+  while (head.length < MAGIC_BYTES) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    const joined = new Uint8Array(head.length + value.length);
+    joined.set(head);
+    joined.set(value, head.length);
+    head = joined;
+  }
+  return head;
+}
+
+async function transfer(
+  bucket: R2Bucket,
+  { key, bytes, sha256 }: Announced,
+  contentType: string,
+  head: Uint8Array,
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+): Promise<void> {
+  // R2 needs the length beforehand; the stream fails unless it gets exactly that.
+  const { readable, writable } = new FixedLengthStream(bytes);
+  const writer = writable.getWriter();
+  const stored = bucket.put(key, readable, { sha256, httpMetadata: { contentType } }).catch((error: unknown) => {
+    throw /\(10037\)|checksum/i.test(String(error))
+      ? new AtelierError("hash_mismatch", `Expected SHA-256 ${sha256}.`)
+      : new AtelierError("unavailable", "The object store did not take the file.", { cause: error });
+  });
+  const [put, sent] = await Promise.allSettled([stored, send(writer, bytes, head, reader)]);
+  // What was wrong with the body also fails the put, and says more.
+  if (sent.status === "rejected" && sent.reason instanceof AtelierError) throw sent.reason;
+  if (put.status === "rejected") throw put.reason;
+  if (sent.status === "rejected") throw sent.reason;
+}
+
+async function send(
+  writer: WritableStreamDefaultWriter<Uint8Array>,
+  bytes: number,
+  head: Uint8Array,
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+): Promise<void> {
+  let sent = 0;
+  const refuse = async (got: string) => {
+    const error = new AtelierError("invalid_request", `Expected ${bytes} bytes as Content-Length says, got ${got}.`);
+    await writer.abort(error).catch(() => undefined);
+    throw error;
+  };
+  for (let chunk: Uint8Array | undefined = head; chunk; chunk = (await reader.read()).value) {
+    sent += chunk.length;
+    if (sent > bytes) return refuse("more");
+    await writer.write(chunk);
+  }
+  if (sent < bytes) return refuse(String(sent));
+  await writer.close();
+}
+
+/** Reads a small body whole. @throws AtelierError payload_too_large as soon as it is longer than `max` bytes */
+export async function readAtMost(body: ReadableStream<Uint8Array> | null, max: number): Promise<string> {
+  if (!body) return "";
+  const decoder = new TextDecoder();
+  let text = "";
+  let bytes = 0;
+  for await (const chunk of body) {
+    bytes += chunk.length;
+    if (bytes > max) throw new AtelierError("payload_too_large", `Expected at most ${max} bytes.`);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text + decoder.decode();
+}
