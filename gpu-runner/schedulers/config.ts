@@ -46,12 +46,12 @@ const settingsSchema = z.object({
   solver_type: z.enum(["midpoint", "heun"]),
   lower_order_final: z.boolean(),
   euler_at_final: z.boolean(),
-  lambda_min_clipped: z.number(),
+  lambda_min_clipped: z.number().nullable(),
   // Arguments of diffusers' `step`, which are settings of a whole run here.
   eta: z.number().min(0),
   s_churn: z.number().min(0),
   s_tmin: z.number().min(0),
-  s_tmax: z.number().min(0),
+  s_tmax: z.number().min(0).nullable(),
   s_noise: z.number().min(0),
 });
 export type SchedulerConfig = Readonly<z.infer<typeof settingsSchema>>;
@@ -87,11 +87,11 @@ const commonDefaults: SchedulerConfig = {
   solver_type: "midpoint",
   lower_order_final: true,
   euler_at_final: false,
-  lambda_min_clipped: Number.NEGATIVE_INFINITY,
+  lambda_min_clipped: null,
   eta: 0,
   s_churn: 0,
   s_tmin: 0,
-  s_tmax: Number.POSITIVE_INFINITY,
+  s_tmax: null,
   s_noise: 1,
 };
 

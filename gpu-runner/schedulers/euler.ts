@@ -13,7 +13,7 @@ export const euler: Sampler = {
       signal?.throwIfAborted();
       const [sigma, next] = [sigmas[i]!, sigmas[i + 1]!];
       const output = await model(combine([signalAt(sigma).alpha, x]), t);
-      const churns = sigma >= config.s_tmin && sigma <= config.s_tmax;
+      const churns = sigma >= config.s_tmin && sigma <= (config.s_tmax ?? Number.POSITIVE_INFINITY);
       const gamma = churns ? Math.min(config.s_churn / timesteps.length, Math.SQRT2 - 1) : 0;
       const raised = sigma * (1 + gamma);
       if (gamma > 0) x = combine([1, x], [config.s_noise * Math.sqrt(raised ** 2 - sigma ** 2), noise()]);

@@ -36,9 +36,8 @@ export interface Sampler {
   addNoise(schedule: Schedule, original: Float32Array, noise: Float32Array, timestep: number): Float32Array;
 }
 
-/** Position of a timestep in a schedule. */
-export function stepIndex(schedule: Schedule, timestep: number): number {
-  const index = schedule.timesteps.indexOf(timestep);
-  if (index < 0) throw new Error(`timestep: expected one of ${schedule.timesteps.join(", ")}, got ${timestep}`);
-  return index;
+/** Position of the timestep in the schedule that lies nearest: one that went through float32 or was truncated may differ a little. */
+export function stepIndex({ timesteps }: Schedule, timestep: number): number {
+  const distances = timesteps.map(other => Math.abs(other - timestep));
+  return distances.indexOf(Math.min(...distances));
 }

@@ -80,7 +80,8 @@ function spacedTimesteps(config: SchedulerConfig, steps: number): number[] {
 
 /** DPM-Solver's spacings leave out the last of steps + 1 points, and start below the noise level at which lambda is clipped. */
 function dpmSpacedTimesteps(config: SchedulerConfig, steps: number, alphasCumprod: Float32Array): number[] {
-  const last = alphasCumprod.findLastIndex(alphaBar => Math.log(alphaBar / (1 - alphaBar)) / 2 >= config.lambda_min_clipped) + 1;
+  const clip = config.lambda_min_clipped ?? Number.NEGATIVE_INFINITY;
+  const last = alphasCumprod.findLastIndex(alphaBar => Math.log(alphaBar / (1 - alphaBar)) / 2 >= clip) + 1;
   switch (config.timestep_spacing) {
     case "linspace":
       return linspace(0, last - 1, steps + 1)

@@ -7,6 +7,11 @@ export interface GoldenTensor {
   shape: readonly number[];
 }
 
+/** An output that has to be equal to a member of `expectedJson`, such as token ids. */
+export interface GoldenJson {
+  json: unknown;
+}
+
 /** A row of `cases.json`. `inputs` and `expected` map a name to the name of a tensor in the file `tensors`. */
 export interface GoldenCase {
   name: string;
@@ -18,8 +23,16 @@ export interface GoldenCase {
   inputs: Readonly<Record<string, string>>;
   expected: Readonly<Record<string, string>>;
   expectedJson?: unknown;
-  tolerance?: { atol: number; rtol: number };
+  tolerance?: Tolerance;
+  /** By output; where one is absent, `tolerance` holds. */
+  tolerances?: Readonly<Record<string, Tolerance>>;
   reference?: string;
+}
+
+/** A value passes where |got - want| <= atol + rtol * |want|. */
+export interface Tolerance {
+  atol: number;
+  rtol: number;
 }
 
 export interface VerifyContext {
@@ -42,5 +55,5 @@ export interface VerifyKind {
   kind: string;
   /** Why this case cannot be computed; null where it can. `modelPath` is absolute, null where the case names no model. */
   supports(goldenCase: GoldenCase, modelPath: string | null): string | null;
-  run(goldenCase: GoldenCase, context: VerifyContext): Promise<Record<string, GoldenTensor>>;
+  run(goldenCase: GoldenCase, context: VerifyContext): Promise<Record<string, GoldenTensor | GoldenJson>>;
 }
