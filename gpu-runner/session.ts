@@ -65,7 +65,7 @@ async function loadModel(model: OnnxModel, options: SessionOptions): Promise<ort
 }
 
 function bindFeeds(model: OnnxModel, feeds: Feeds): Record<string, ort.Tensor> {
-  const sizes: Sizes = new Map([...model.graph.symbols()].map(([name, { input, axis }]) => [name, feed(input, feeds).shape[axis] ?? 0]));
+  const sizes: Sizes = new Map([...model.graph.symbols()].map(([name, { input, axis }]) => [name, size(input, axis, feeds)]));
   const bound: Record<string, ort.Tensor> = {};
   for (const input of model.graph.inputs) {
     const { data, shape } = feed(input, feeds);
@@ -82,6 +82,14 @@ function bindFeeds(model: OnnxModel, feeds: Feeds): Record<string, ort.Tensor> {
       [dims.length],
     );
   return bound;
+}
+
+function size(input: Value, axis: number, feeds: Feeds): number {
+  const { shape } = feed(input, feeds);
+  const dim = shape[axis];
+  if (dim === undefined || dim < 1)
+    throw new GraphError(input.name, "feed", `${shapeName(input.shape)}, every dim at least 1`, `[${shape}]`);
+  return dim;
 }
 
 function feed(input: Value, feeds: Feeds): TensorF32 {

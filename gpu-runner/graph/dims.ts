@@ -87,6 +87,11 @@ export function asSymbol(dim: Dim): string | null {
   return coefficient === 1 && atoms.length === 1 && !atoms[0]!.floorOf ? atoms[0]!.name : null;
 }
 
+/** Names of the symbols that a dimension depends on. */
+export function symbolsOf(dim: Dim): string[] {
+  return termsOf(dim).flatMap(term => term.atoms.flatMap(atom => (atom.floorOf ? symbolsOf(atom.floorOf.dividend) : [atom.name])));
+}
+
 function evaluateAtom(atom: Atom, sizes: Sizes): number {
   if (atom.floorOf) return Math.floor(evaluate(atom.floorOf.dividend, sizes) / atom.floorOf.divisor);
   const size = sizes.get(atom.name);

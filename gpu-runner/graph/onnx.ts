@@ -1,6 +1,6 @@
 /** Builds the ONNX form of a graph: names, shapes of every tensor, external initialisers, reshape targets, serialisation. */
 import { create, toBinary } from "@bufbuild/protobuf";
-import { asSymbol, type Dim, equal, type Shape } from "./dims.ts";
+import { type Dim, equal, type Shape, symbolsOf } from "./dims.ts";
 import { type DType, type Graph, GraphError, type StoredTensor, type Value } from "./ir.ts";
 import {
   type AttributeProto,
@@ -168,10 +168,8 @@ export class OnnxBuilder {
   #requireBoundSymbols(): void {
     const bound = this.#graph.symbols();
     for (const value of [...this.#graph.inputs, ...this.#graph.nodes.flatMap(node => node.outputs)])
-      for (const dim of value.shape) {
-        const name = asSymbol(dim);
-        if (name !== null && !bound.has(name)) throw new GraphError(value.name, "shape", `symbols [${[...bound.keys()]}]`, name);
-      }
+      for (const name of value.shape.flatMap(symbolsOf))
+        if (!bound.has(name)) throw new GraphError(value.name, "shape", `symbols [${[...bound.keys()]}]`, name);
   }
 
   #serialise(files: readonly string[], locations: readonly string[]): Uint8Array {

@@ -85,9 +85,6 @@ function emitLinear(node: NodeOf<"linear">, onnx: OnnxBuilder): void {
     onnx.node("FusedMatMul", [x!, weight!], node.outputs, { transB: 1 }, microsoft);
   } else if (out.shape.length === 2) {
     onnx.node("Gemm", [x!, weight!, bias], node.outputs, { transB: 1 });
-  } else if (process.env.LIN === "fmm") {
-    const product = onnx.temporary("FusedMatMul", [x!, weight!], out.shape, { transB: 1 }, microsoft);
-    onnx.node("Add", [product, bias], node.outputs);
   } else {
     const rows = product(out.shape.slice(0, -1));
     const [width, depth] = node.inputs[1]!.shape as number[];
