@@ -1,22 +1,415 @@
 import { DurableObject } from "cloudflare:workers";
-import type { Env } from "../env.ts";
+import { PROTOCOL_VERSION } from "../../shared/engine.ts";
+import { type ErrorCode, jobErrorSchema } from "../../shared/errors.ts";
+import { type RunnerMessage, resultSchema, runnerMessageSchema } from "../../shared/protocol.ts";
+import { type Env, settings } from "../env.ts";
+import { errorFields, log } from "../log.ts";
+import { announceRunning, settle } from "../settle.ts";
+import { leaseMessage, ParamsRefused } from "./grants.ts";
+import { disconnected, greet, isRevoked, mayGreet, restarted, revoke, seen, silent } from "./instances.ts";
+import { answer, type Conversation, logLease } from "./messages.ts";
+import { choose, nextDue } from "./policy.ts";
 import type { DispatcherRpc, PoolStatus, PoolView } from "./rpc.ts";
+import { type Attachment, type CloseReason, RUNNER_TOKEN_HEADER, Sockets } from "./sockets.ts";
+import * as store from "./store.ts";
+import { type Cursor, FROM_THE_START, sweepPool } from "./sweep.ts";
+import { type ExecutionRow, type LeaseRow, migrate } from "./tables.ts";
+import { timesOf } from "./times.ts";
+import { connectedRunners, describeExecution, poolStatus } from "./views.ts";
 
-/** The only authority on a pool's executions until they are terminal: one object per pool, named after it. */
+/** Longest message of a runner, in characters: a hello with thousands of models fits. */
+const MAX_MESSAGE_LENGTH = 1 << 20;
+/** Least time to the next alarm after something failed in one, in milliseconds. */
+const ALARM_PAUSE_MS = 1000;
+
+/**
+ * The only authority on a pool's executions until they are terminal: one object per pool, named after it.
+ * All state is in SQLite (tables.ts), so that it survives hibernation, restarts and deployments; what is in memory only saves work.
+ */
 export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
-  async offer(_message: Parameters<DispatcherRpc["offer"]>[0]): ReturnType<DispatcherRpc["offer"]> {
-    return "queued";
+  readonly #sql: SqlStorage;
+  readonly #sockets: Sockets;
+  readonly #settling = new Map<string, Promise<void>>();
+  #sweeping: Promise<void> | undefined;
+  #cursor: Cursor = FROM_THE_START;
+  #alarmAt: number | undefined;
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env);
+    this.#sql = ctx.storage.sql;
+    this.#sockets = new Sockets(ctx);
+    ctx.blockConcurrencyWhile(async () => {
+      ctx.storage.transactionSync(() => migrate(this.#sql));
+      restarted(this.#sql, this.#sockets.instances(), Date.now());
+      // An alarm that was due while nothing ran may never fire: armed anew, whatever getAlarm() says.
+      await this.#arm();
+    });
   }
-  async abandon(_message: Parameters<DispatcherRpc["abandon"]>[0]): Promise<void> {}
-  async describe({ executions }: Parameters<DispatcherRpc["describe"]>[0]): Promise<PoolView> {
-    return { executions: executions.map(execution => ({ execution, state: "unknown", position: null, epoch: 0 })), runners: 0 };
+
+  get #pool(): string {
+    const { name } = this.ctx.id;
+    if (name === undefined) throw new Error("a dispatcher is addressed by the name of its pool");
+    return name;
   }
-  async holds(_message: Parameters<DispatcherRpc["holds"]>[0]): Promise<boolean> {
-    return false;
+
+  get #times() {
+    return timesOf(settings(this.env));
   }
-  async watch(_message: Parameters<DispatcherRpc["watch"]>[0]): Promise<void> {}
-  async revoke(_message: Parameters<DispatcherRpc["revoke"]>[0]): Promise<void> {}
-  async sweep(_message: Parameters<DispatcherRpc["sweep"]>[0]): Promise<PoolStatus> {
-    return { pool: this.ctx.id.name ?? "", runners: [], queued: 0, leased: 0, committing: 0 };
+
+  // What the rest of the Worker asks (rpc.ts).
+
+  async offer({
+    v,
+    execution,
+    tenant,
+    params_sha256,
+    request_id,
+  }: Parameters<DispatcherRpc["offer"]>[0]): ReturnType<DispatcherRpc["offer"]> {
+    requireVersion(v);
+    const known = store.knows(this.#sql, execution);
+    if (known) return known;
+    const row = await this.env.DB.prepare(
+      "SELECT tenant_id, pool, params_sha256, model_hash, state, json_extract(params, '$.engine_version') AS engine_version FROM executions WHERE id = ?",
+    )
+      .bind(execution)
+      .first<{ tenant_id: string; pool: string; params_sha256: string; model_hash: string; state: string; engine_version: number }>();
+    if (row?.state !== "active") return "gone";
+    const { model_hash, engine_version } = row;
+    if (row.tenant_id !== tenant || row.pool !== this.#pool || row.params_sha256 !== params_sha256) return "altered";
+    const offered = { execution, tenant, params_sha256, model_hash, engine_version, request_id };
+    const taken = this.#change(now => {
+      this.#sweepBy(now + settings(this.env).SWEEP_MS);
+      return store.enqueue(this.#sql, offered);
+    });
+    if (taken === "queued") log("info", "execution queued", { execution, request_id, pool: this.#pool });
+    return taken;
   }
+
+  async abandon({ v, executions }: Parameters<DispatcherRpc["abandon"]>[0]): Promise<void> {
+    requireVersion(v);
+    this.#abandon(executions);
+  }
+
+  async describe({ v, executions }: Parameters<DispatcherRpc["describe"]>[0]): Promise<PoolView> {
+    requireVersion(v);
+    return { executions: executions.map(execution => describeExecution(this.#sql, execution)), runners: connectedRunners(this.#sql) };
+  }
+
+  async holds({ v, execution, epoch, instance }: Parameters<DispatcherRpc["holds"]>[0]): Promise<boolean> {
+    requireVersion(v);
+    return store.currentLease(this.#sql, { execution, epoch }, instance) !== undefined;
+  }
+
+  async watch({ v, deadline_at }: Parameters<DispatcherRpc["watch"]>[0]): Promise<void> {
+    requireVersion(v);
+    this.#change(now => {
+      this.#sql.exec("UPDATE pool SET watches = watches + 1");
+      this.#sweepBy(Math.min(deadline_at, now + settings(this.env).SWEEP_MS));
+    });
+  }
+
+  async revoke({ v, token }: Parameters<DispatcherRpc["revoke"]>[0]): Promise<void> {
+    requireVersion(v);
+    this.#change(now => {
+      for (const ended of revoke(this.#sql, token, now, this.#times)) this.#tellEnded(ended);
+    });
+    this.#sockets.endToken(token);
+    log("warn", "runner token revoked", { token, pool: this.#pool });
+  }
+
+  async sweep({ v }: Parameters<DispatcherRpc["sweep"]>[0]): Promise<PoolStatus> {
+    requireVersion(v);
+    await this.#sweep();
+    return poolStatus(this.#sql, this.#pool);
+  }
+
+  // Runner sockets.
+
+  /** Upgrade request of a runner whose token the Worker has verified. */
+  override async fetch(request: Request): Promise<Response> {
+    const token = request.headers.get(RUNNER_TOKEN_HEADER);
+    if (request.headers.get("upgrade") !== "websocket") return new Response(null, { status: 426 });
+    if (!token || isRevoked(this.#sql, token)) return new Response(null, { status: 401 });
+    return this.#sockets.accept(token);
+  }
+
+  override async webSocketMessage(socket: WebSocket, data: string | ArrayBuffer): Promise<void> {
+    const attachment = this.#sockets.attachment(socket);
+    if (!attachment || attachment.over) return;
+    const message = parseMessage(data);
+    if (typeof message === "string") {
+      this.#refuse(socket, attachment, message);
+      return;
+    }
+    try {
+      this.#change(now => this.#receive(socket, attachment, message, now));
+    } catch (error) {
+      log("error", "a runner's message could not be handled", { type: message.type, instance: attachment.instance, ...errorFields(error) });
+      this.#hangUp(socket, attachment, "internal", "internal", "the message could not be handled");
+    }
+  }
+
+  override async webSocketClose(socket: WebSocket): Promise<void> {
+    this.#gone(socket);
+  }
+
+  override async webSocketError(socket: WebSocket): Promise<void> {
+    this.#gone(socket);
+  }
+
+  #receive(socket: WebSocket, attachment: Attachment, message: RunnerMessage, now: number): void {
+    const { instance } = attachment;
+    if (message.type === "hello") {
+      this.#greet(socket, attachment, message, now);
+    } else if (instance === null) {
+      this.#refuse(socket, attachment, `expected hello first, got ${message.type}`);
+    } else {
+      seen(this.#sql, instance, now);
+      answer(this.#conversation, instance, message, now);
+    }
+  }
+
+  #greet(socket: WebSocket, attachment: Attachment, hello: Extract<RunnerMessage, { type: "hello" }>, now: number): void {
+    const { instance, provider, engine_version } = hello;
+    if (attachment.instance !== null && attachment.instance !== instance) {
+      this.#refuse(socket, attachment, `expected one instance on a socket, ${attachment.instance}, got ${instance}`);
+      return;
+    }
+    if (!mayGreet(this.#sql, instance, attachment.token)) {
+      this.#hangUp(socket, attachment, "malformed", "forbidden", "this instance belongs to another runner token");
+      return;
+    }
+    this.#sockets.bind(socket, attachment, instance);
+    const { verdicts, ended, accepted } = greet(this.#sql, hello, attachment.token, now, this.#times);
+    this.#sockets.send(instance, { v: PROTOCOL_VERSION, type: "welcome", heartbeat_ms: settings(this.env).HEARTBEAT_MS, leases: verdicts });
+    for (const lease of ended) this.#tellEnded(lease);
+    for (const lease of accepted) this.#conversation.running(lease);
+    log("info", "runner connected", {
+      instance,
+      token: attachment.token,
+      provider,
+      engine_version,
+      pool: this.#pool,
+      leases: verdicts.length,
+    });
+  }
+
+  get #conversation(): Conversation {
+    return {
+      sql: this.#sql,
+      sockets: this.#sockets,
+      times: this.#times,
+      running: lease => this.ctx.waitUntil(announceRunning(this.env, lease)),
+    };
+  }
+
+  #refuse(socket: WebSocket, attachment: Attachment, why: string): void {
+    log("warn", "a runner's message was refused", { instance: attachment.instance, token: attachment.token, why });
+    this.#hangUp(socket, attachment, "malformed", "invalid_request", why);
+  }
+
+  #hangUp(socket: WebSocket, { instance }: Attachment, reason: CloseReason, code: ErrorCode, message: string): void {
+    this.#sockets.refuse(socket, reason, code, message);
+    if (instance !== null && !this.#sockets.instances().includes(instance)) disconnected(this.#sql, instance);
+  }
+
+  #gone(socket: WebSocket): void {
+    const instance = this.#sockets.attachment(socket)?.instance;
+    this.#sockets.end(socket, "closed", "closed");
+    if (!instance || this.#sockets.instances().includes(instance)) return;
+    disconnected(this.#sql, instance);
+    log("info", "runner disconnected", { instance, pool: this.#pool });
+  }
+
+  // What goes on by itself.
+
+  override async alarm(): Promise<void> {
+    this.#alarmAt = undefined;
+    let failed = false;
+    const attempt = async (what: string, work: () => unknown) => {
+      try {
+        await work();
+      } catch (error) {
+        failed = true;
+        log("error", `alarm: ${what} failed`, { pool: this.#pool, ...errorFields(error) });
+      }
+    };
+    try {
+      await attempt("expiry", () => this.#change(now => this.#expire(now)));
+      await attempt("sweep", () => this.#isSweepDue() && this.#sweep());
+      await attempt("pruning", () => store.prune(this.#sql, Date.now()));
+      await Promise.all(this.#settling.values());
+    } finally {
+      await this.#arm(failed ? ALARM_PAUSE_MS : 0);
+    }
+  }
+
+  #expire(now: number): void {
+    for (const ended of store.expire(this.#sql, now, this.#times)) this.#tellEnded(ended);
+    for (const instance of silent(this.#sql, now, this.#times)) {
+      log("warn", "runner is silent", { instance, pool: this.#pool });
+      this.#sockets.endInstance(instance, "silent", "no message for the time of a lease");
+    }
+  }
+
+  /** Runs one synchronous change as a transaction, then does what it makes possible: settlements, grants, an earlier alarm. */
+  #change<T>(change: (now: number) => T): T {
+    const now = Date.now();
+    const result = this.ctx.storage.transactionSync(() => change(now));
+    for (const id of store.dueSettlements(this.#sql, now)) this.#settle(id);
+    this.#grant(now);
+    this.ctx.waitUntil(this.#arm());
+    return result;
+  }
+
+  #abandon(executions: readonly string[]): void {
+    this.#change(now => {
+      for (const id of executions) for (const ended of store.abandon(this.#sql, id, now)) this.#tellEnded(ended);
+    });
+  }
+
+  #tellEnded({ execution, epoch, instance, request_id, reason }: store.EndedLease): void {
+    log(reason === "abandoned" ? "info" : "warn", "lease ended", { execution, epoch, instance, request_id, reason });
+    this.#sockets.send(instance, { v: PROTOCOL_VERSION, type: "cancel", leases: [{ execution, epoch }] });
+  }
+
+  /** Grants whatever can be granted now. */
+  #grant(now: number): void {
+    const granted = this.ctx.storage.transactionSync(() => {
+      const leases: LeaseRow[] = [];
+      for (let choice = choose(this.#sql, now, this.#times); choice; choice = choose(this.#sql, now, this.#times)) {
+        leases.push(store.lease(this.#sql, choice.execution, choice.instance, now, this.#times));
+      }
+      return leases;
+    });
+    for (const lease of granted) this.ctx.waitUntil(this.#deliver(lease));
+  }
+
+  /** Sends a grant. What fails on the way, fails silently for the runner: the grant isn't acknowledged, and so withdrawn. */
+  async #deliver(lease: LeaseRow): Promise<void> {
+    const { execution, instance } = lease;
+    const row = store.executionRow(this.#sql, execution);
+    if (!row) return;
+    try {
+      const message = await leaseMessage(this.env, this.#pool, row, lease);
+      if (!store.currentLease(this.#sql, lease, instance)) return;
+      this.#sockets.send(instance, message);
+      logLease(this.#sql, "info", "lease granted", instance, lease);
+    } catch (error) {
+      logLease(this.#sql, "error", "grant not made", instance, lease, { error: String(error) });
+      if (!(error instanceof ParamsRefused)) return;
+      const reason = { code: "internal", message: `The execution could not be granted: ${error.message}.` } as const;
+      this.#change(now => store.failLeased(this.#sql, lease, reason, instance, now));
+    }
+  }
+
+  /** Brings a persisted outcome to D1. What fails is tried again by the alarm. */
+  #settle(execution: string): void {
+    if (this.#settling.has(execution)) return;
+    const row = store.beginSettlement(this.#sql, execution, Date.now());
+    if (!row) return;
+    const settling = this.#settleRow(row)
+      .catch((error: unknown) => {
+        const { request_id, settle_failures: failures } = row;
+        log("error", "settlement failed; it will be tried again", {
+          execution,
+          request_id,
+          pool: this.#pool,
+          failures,
+          ...errorFields(error),
+        });
+      })
+      .finally(() => this.#settling.delete(execution));
+    this.#settling.set(execution, settling);
+    this.ctx.waitUntil(settling);
+  }
+
+  async #settleRow(row: ExecutionRow): Promise<void> {
+    const { id: execution, epoch, winner, request_id, outcome } = row;
+    const settlement = await settle(this.env, settleable(row));
+    if (settlement.verdict === "refused") {
+      log("warn", "result refused", { execution, epoch, request_id, reason: settlement.reason });
+      this.#change(now => store.resultRefused(this.#sql, execution, settlement.reason, now, this.#times));
+      if (winner) this.#sockets.send(winner, { v: PROTOCOL_VERSION, type: "refused", execution, epoch, reason: settlement.reason });
+      return;
+    }
+    this.#change(now => store.settled(this.#sql, execution, now));
+    if (winner) this.#sockets.send(winner, { v: PROTOCOL_VERSION, type: "committed", execution, epoch });
+    log("info", "execution settled", { execution, epoch, request_id, outcome });
+    if (settlement.abandoned.length > 0) this.#abandon(settlement.abandoned);
+  }
+
+  #isSweepDue(): boolean {
+    const { due } = this.#sql.exec<{ due: number }>("SELECT coalesce(sweep_at <= ?, 0) AS due FROM pool", Date.now()).one();
+    return due === 1;
+  }
+
+  /** The next sweep runs at this time or before. */
+  #sweepBy(at: number): void {
+    this.#sql.exec("UPDATE pool SET sweep_at = min(coalesce(sweep_at, ?1), ?1)", at);
+  }
+
+  /** Sweeps, or waits for the sweep that is under way. */
+  async #sweep(): Promise<void> {
+    this.#sweeping ??= this.#sweepOnce().finally(() => {
+      this.#sweeping = undefined;
+    });
+    await this.#sweeping;
+  }
+
+  async #sweepOnce(): Promise<void> {
+    const now = Date.now();
+    const { watches } = this.#sql.exec<{ watches: number }>("SELECT watches FROM pool").one();
+    // Should this one fail, the next is due all the same.
+    this.#sql.exec("UPDATE pool SET sweep_at = ?", now + settings(this.env).SWEEP_MS);
+    const { abandoned, next, cursor } = await sweepPool(this.env, this.#sql, this.#pool, this.#cursor, now);
+    this.#cursor = cursor;
+    if (abandoned.length > 0) this.#abandon(abandoned);
+    if (next !== null) this.#sweepBy(next);
+    else
+      this.#sql.exec(
+        "UPDATE pool SET sweep_at = NULL WHERE watches = ? AND NOT EXISTS (SELECT 1 FROM executions WHERE state <> 'done')",
+        watches,
+      );
+    await this.#arm();
+  }
+
+  /** Sets the alarm to when something falls due; an alarm that comes too early only looks and sets the next. */
+  async #arm(pause = 0): Promise<void> {
+    const now = Date.now();
+    const due = nextDue(this.#sql, now, this.#times);
+    if (due === null) return;
+    const at = Math.max(due, now + pause);
+    if (this.#alarmAt !== undefined && this.#alarmAt <= at) return;
+    this.#alarmAt = at;
+    await this.ctx.storage.setAlarm(at);
+  }
+}
+
+function settleable({ id, epoch, outcome, detail }: ExecutionRow): Parameters<typeof settle>[1] {
+  if (outcome === "succeeded") return { execution: id, epoch, outcome, result: resultSchema.parse(JSON.parse(detail ?? "null")) };
+  if (outcome === "failed") return { execution: id, epoch, outcome, error: jobErrorSchema.parse(JSON.parse(detail ?? "null")) };
+  return { execution: id, epoch, outcome: "canceled" };
+}
+
+function requireVersion(v: number): void {
+  if (v !== 1) throw new Error(`dispatcher: RPC version expected 1, got ${v}`);
+}
+
+/** The message, or in words what is wrong with it. Nothing of its content is quoted. */
+function parseMessage(data: string | ArrayBuffer): RunnerMessage | string {
+  if (typeof data !== "string") return "expected a text message, got a binary one";
+  if (data.length > MAX_MESSAGE_LENGTH) return `expected at most ${MAX_MESSAGE_LENGTH} characters, got ${data.length}`;
+  let input: unknown;
+  try {
+    input = JSON.parse(data);
+  } catch {
+    return "expected JSON";
+  }
+  const parsed = runnerMessageSchema.safeParse(input);
+  if (parsed.success) return parsed.data;
+  return parsed.error.issues
+    .map(({ path, message }) => `${path.join(".") || "message"}: ${message}`)
+    .join("; ")
+    .slice(0, 300);
 }

@@ -4,7 +4,13 @@
  */
 export interface DispatcherRpc {
   /** A verified offer. `known` and `tombstoned` are no-ops; `altered` when the parameters in D1 don't have the hash that was signed; `gone` when D1 has no live row. */
-  offer(message: { v: 1; execution: string; tenant: string; params_sha256: string; request_id: string }): Promise<"queued" | "known" | "tombstoned" | "altered" | "gone">;
+  offer(message: {
+    v: 1;
+    execution: string;
+    tenant: string;
+    params_sha256: string;
+    request_id: string;
+  }): Promise<"queued" | "known" | "tombstoned" | "altered" | "gone">;
   /** These executions are `abandoned` in D1: no job waits. Commit beats cancel. Unknown ids leave a tombstone. */
   abandon(message: { v: 1; executions: string[] }): Promise<void>;
   /** Live state of executions, for clients. */

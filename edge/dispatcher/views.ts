@@ -1,0 +1,61 @@
+import { ENGINE_VERSION } from "../../shared/engine.ts";
+import type { ExecutionView, PoolStatus } from "./rpc.ts";
+import { executionRow } from "./store.ts";
+import { type ExecutionRow, type ExecutionState, first, type InstanceRow } from "./tables.ts";
+
+/** What others may see of a pool. */
+
+const shown = { queued: "queued", leased: "running", committing: "committing", done: "done" } as const satisfies Record<
+  ExecutionState,
+  ExecutionView["state"]
+>;
+
+/** An execution's live state. `position` counts the executions that come before it if nothing else arrives. */
+export function describeExecution(sql: SqlStorage, execution: string): ExecutionView {
+  const row = executionRow(sql, execution);
+  if (!row) return { execution, state: "unknown", position: null, epoch: 0 };
+  return { execution, state: shown[row.state], position: row.state === "queued" ? position(sql, row) : null, epoch: row.epoch };
+}
+
+/** Tenants take turns, the least recently served first: before the k-th of a tenant come k - 1 turns of everybody, and those served longer ago. */
+function position(sql: SqlStorage, row: ExecutionRow): number {
+  const query = `
+    WITH mine AS (SELECT COUNT(*) AS before, (SELECT served FROM tenants WHERE id = ?1) AS served
+      FROM executions WHERE state = 'queued' AND tenant = ?1 AND (front > ?2 OR (front = ?2 AND seq < ?3)))
+    SELECT mine.before + coalesce((
+      SELECT SUM(min(waiting, mine.before + (served < mine.served OR (served = mine.served AND tenant < ?1)))) FROM (
+        SELECT tenant, COUNT(*) AS waiting, (SELECT served FROM tenants WHERE id = tenant) AS served
+        FROM executions WHERE state = 'queued' AND tenant <> ?1 GROUP BY tenant)
+    ), 0) AS position FROM mine`;
+  return sql.exec<{ position: number }>(query, row.tenant, row.front, row.seq).one().position;
+}
+
+/** Instances connected now that could serve the pool. */
+export function connectedRunners(sql: SqlStorage): number {
+  return sql.exec<{ n: number }>("SELECT COUNT(*) AS n FROM instances WHERE connected = 1 AND engine_version = ?", ENGINE_VERSION).one().n;
+}
+
+/** Whether an instance is connected that can compute with this model. */
+export function canTake(sql: SqlStorage, modelHash: string, engineVersion: number): boolean {
+  const query =
+    "SELECT id FROM instances WHERE connected = 1 AND engine_version = ? AND EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?)";
+  return first(sql, query, engineVersion, modelHash) !== undefined;
+}
+
+/** The pool as an operator sees it. */
+export function poolStatus(sql: SqlStorage, pool: string): PoolStatus {
+  const instances = sql
+    .exec<InstanceRow & { leases: number }>(
+      "SELECT *, (SELECT COUNT(*) FROM leases WHERE instance = instances.id) AS leases FROM instances WHERE connected = 1 ORDER BY id",
+    )
+    .toArray();
+  const runners = instances.map(({ id, token, provider, models, ready, leases, last_seen }) => ({
+    ...{ instance: id, token, provider, ready, leases, last_seen },
+    models: sql
+      .exec<{ value: string }>("SELECT value FROM json_each(?)", models)
+      .toArray()
+      .map(({ value }) => value),
+  }));
+  const count = (state: ExecutionState) => sql.exec<{ n: number }>("SELECT COUNT(*) AS n FROM executions WHERE state = ?", state).one().n;
+  return { pool, runners, queued: count("queued"), leased: count("leased"), committing: count("committing") };
+}
