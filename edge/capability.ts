@@ -31,8 +31,7 @@ export async function authorizeCapability(context: AppContext, method: Capabilit
 }
 
 async function verifiedClaims(context: AppContext): Promise<CapabilityClaims> {
-  const [, jws] = /^Bearer +(\S+)$/i.exec(context.req.header("authorization") ?? "") ?? [];
-  if (jws === undefined) throw new AtelierError("unauthorized", "Expected the header Authorization: Bearer <capability>.");
+  const jws = bearerToken(context, "capability");
   try {
     return await verify("capability", jws, [publicJwk(settings(context.env).CAPABILITY_KEY)]);
   } catch (error) {
@@ -51,4 +50,11 @@ async function recordRefusal(env: Env, context: AppContext, { reason }: Signatur
     method: context.req.method,
     path: context.req.path,
   });
+}
+
+/** The token of the Authorization header. @throws AtelierError unauthorized where there is none */
+export function bearerToken(context: AppContext, expected: string): string {
+  const [, token] = /^Bearer +(\S+)$/i.exec(context.req.header("authorization") ?? "") ?? [];
+  if (token === undefined) throw new AtelierError("unauthorized", `Expected the header Authorization: Bearer <${expected}>.`);
+  return token;
 }

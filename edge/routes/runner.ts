@@ -1,9 +1,12 @@
 import { and, eq } from "drizzle-orm";
 import { AtelierError } from "../../shared/errors.ts";
 import { sha256Schema } from "../../shared/names.ts";
-import { type ProgressReport, progressReportSchema } from "../../shared/protocol.ts";
-import { authorizeCapability } from "../capability.ts";
+import { type ProgressReport, progressReportSchema, runnerPaths } from "../../shared/protocol.ts";
+import { verifyRunnerToken } from "../auth.ts";
+import { authorizeCapability, bearerToken } from "../capability.ts";
 import { database } from "../database.ts";
+import { progressKey } from "../dispatcher/grants.ts";
+import { RUNNER_TOKEN_HEADER } from "../dispatcher/sockets.ts";
 import type { Env } from "../env.ts";
 import { type AppContext, createRouter, fieldErrors } from "../http.ts";
 import { log } from "../log.ts";
@@ -31,10 +34,19 @@ runnerRoutes.put("/runner/v1/objects/:key{.+}", async context => {
 
 runnerRoutes.post("/runner/v1/executions/:execution/progress", async context => {
   const execution = context.req.param("execution");
-  const { max_bytes } = await authorizeCapability(context, "POST", `progress/${execution}`);
+  const { max_bytes } = await authorizeCapability(context, "POST", progressKey(execution));
   const report = parseReport(await readAtMost(context.req.raw.body, max_bytes));
   await tellJobs(context.env, execution, report);
   return context.body(null, 204);
+});
+
+runnerRoutes.get(runnerPaths.socket, async context => {
+  if (context.req.header("upgrade")?.toLowerCase() !== "websocket")
+    throw new AtelierError("invalid_request", "Expected the header Upgrade: websocket.");
+  const { id, pool } = await verifyRunnerToken(context.env, bearerToken(context, "runner token"));
+  // Made anew, so that nothing that came in can pass for what this Worker verified, and the secret goes no further.
+  const headers = { upgrade: "websocket", [RUNNER_TOKEN_HEADER]: id, "x-request-id": context.get("requestId") };
+  return context.env.DISPATCHER.getByName(pool).fetch(context.req.url, { headers });
 });
 
 function contentLength(context: AppContext, max: number): number {
