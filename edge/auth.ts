@@ -81,12 +81,18 @@ function bearer(context: AppContext): string {
   return token;
 }
 
-/** Sets `principal`, or refuses: 401 without a valid key, 403 where its scopes don't cover the method. */
-export const authenticate: MiddlewareHandler<AppEnv> = async (context, next) => {
+/** The principal of a request. @throws AtelierError unauthorized without a valid key, forbidden where its scopes don't cover the method */
+export async function authenticateContext(context: AppContext): Promise<Principal> {
   const principal = await verifyApiKey(context.env, bearer(context));
   const needed: Scope = context.req.method === "GET" || context.req.method === "HEAD" ? "read" : "write";
   if (!principal.scopes.includes(needed)) throw new AtelierError("forbidden", `The key lacks the scope ${needed}.`);
   context.set("principal", principal);
+  return principal;
+}
+
+/** Lets only requests with a valid key pass, and sets `principal`. */
+export const authenticate: MiddlewareHandler<AppEnv> = async (context, next) => {
+  await authenticateContext(context);
   await next();
 };
 

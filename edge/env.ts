@@ -56,7 +56,10 @@ export function settings(env: Env): Settings {
   const known = parsed.get(env);
   if (known) return known;
   const result = settingsSchema.safeParse(env);
-  if (!result.success) throw new Error(`the Worker's settings are not valid: ${result.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`).join("; ")}`);
+  if (!result.success)
+    throw new Error(
+      `the Worker's settings are not valid: ${result.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`).join("; ")}`,
+    );
   parsed.set(env, result.data);
   return result.data;
 }

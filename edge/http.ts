@@ -5,7 +5,7 @@ import type { z } from "zod";
 import { AtelierError, errorTable, type FieldError, problemOf } from "../shared/errors.ts";
 import type { Principal } from "./auth.ts";
 import type { Env } from "./env.ts";
-import { log } from "./log.ts";
+import { errorFields, log } from "./log.ts";
 
 /** What every handler finds in its context. `principal` is set behind `authenticate`. */
 export interface AppEnv {
@@ -19,8 +19,8 @@ export function createRouter(): OpenAPIHono<AppEnv> {
   return new OpenAPIHono<AppEnv>({
     defaultHook: async (result, context) => {
       if (result.success) return;
-      const input: unknown =
-        result.target === "json" ? await context.req.json() : result.target === "query" ? context.req.query() : context.req.param();
+      if (result.target === "param") throw new AtelierError("not_found");
+      const input: unknown = result.target === "json" ? await context.req.json() : context.req.query();
       throw new AtelierError("invalid_request", undefined, { errors: fieldErrors(result.error, input) });
     },
   });
@@ -30,12 +30,11 @@ export function createRouter(): OpenAPIHono<AppEnv> {
 export function answerError(error: Error, context: AppContext): Response {
   const requestId = context.get("requestId");
   const known = asAtelierError(error);
-  if (!known) log("error", "unexpected error", { request_id: requestId, error: error.name, detail: error.message.slice(0, 500) });
+  if (!known) log("error", "unexpected error", { request_id: requestId, ...errorFields(error) });
   const problem = known ? problemOf(known.code, requestId, known.message, known.errors) : problemOf("internal", requestId);
-  const headers = new Headers({ "content-type": "application/problem+json" });
-  if (problem.code === "unauthorized") headers.set("www-authenticate", 'Bearer realm="atelier"');
-  if (problem.code === "idempotency_in_flight" || problem.code === "unavailable") headers.set("retry-after", "2");
-  return new Response(JSON.stringify(problem), { status: errorTable[problem.code].status, headers });
+  if (problem.code === "unauthorized") context.header("www-authenticate", 'Bearer realm="atelier"');
+  if (problem.code === "idempotency_in_flight" || problem.code === "unavailable") context.header("retry-after", "2");
+  return context.body(JSON.stringify(problem), errorTable[problem.code].status, { "content-type": "application/problem+json" });
 }
 
 function asAtelierError(error: Error): AtelierError | undefined {

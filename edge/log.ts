@@ -6,3 +6,15 @@ export type LogLevel = "debug" | "info" | "warn" | "error";
 export function log(level: LogLevel, message: string, fields: LogFields = {}): void {
   console[level](JSON.stringify({ time: new Date().toISOString(), level, message, ...fields }));
 }
+
+/**
+ * What a log may say of an unexpected error. Two kinds of messages quote data and are left out: drizzle's carries a statement's parameters
+ * (its cause says what D1 objected to), and a SyntaxError a piece of the text that does not parse.
+ */
+export function errorFields(error: unknown): LogFields {
+  if (!(error instanceof Error)) return { error: typeof error };
+  const source = error.cause instanceof Error ? error.cause : error;
+  const quotes = source instanceof SyntaxError || source.message.startsWith("Failed query");
+  const frames = (error.stack ?? "").split("\n").filter(line => /^\s+at /.test(line));
+  return { error: source.name, ...(!quotes && { detail: source.message.slice(0, 300) }), stack: frames.slice(0, 8).join("\n") };
+}

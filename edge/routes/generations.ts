@@ -1,0 +1,161 @@
+import { createRoute, z } from "@hono/zod-openapi";
+import { AtelierError } from "../../shared/errors.ts";
+import { type GenerationRequest, generationRequestSchema } from "../../shared/generation.ts";
+import { type GenerationView, generationViewSchema, type JobView, jobViewSchema } from "../../shared/job.ts";
+import { idSchema, sameUlid } from "../../shared/names.ts";
+import { withFiles } from "../artifacts.ts";
+import { lookUp } from "../cache.ts";
+import { database } from "../database.ts";
+import { planPictures, resolveGeneration } from "../generation.ts";
+import { type AppContext, createRouter } from "../http.ts";
+import { type Answer, answerOnce } from "../idempotency.ts";
+import { acceptJob, cancelJob, type StoredJob } from "../jobs.ts";
+import { modelOf } from "../models.ts";
+import { idempotencyHeader, idParam, json, problems, secured } from "../openapi.ts";
+import { preferredWait } from "../prefer.ts";
+import { type TenantStore, tenantStore } from "../tenant.ts";
+import { generationViews, jobViews } from "../views.ts";
+
+export const generationRoutes = createRouter();
+
+const createGeneration = createRoute({
+  method: "post",
+  path: "/v1/generations",
+  summary: "Make pictures",
+  description:
+    "Answers 201 with the generation where it has ended: at once when every picture comes from the cache, or within `Prefer: wait=N` seconds (0 to 60). Otherwise, and always without that header, 202 with the job.",
+  security: secured,
+  request: {
+    headers: idempotencyHeader.extend({ prefer: z.string().optional().describe("wait=N: seconds to wait for the end, 0 to 60") }),
+    body: { required: true, content: { "application/json": { schema: generationRequestSchema } } },
+  },
+  responses: {
+    201: json(generationViewSchema, "The generation, which has ended"),
+    202: json(jobViewSchema, "The job, which has not ended yet"),
+    ...problems,
+  },
+});
+
+generationRoutes.openapi(createGeneration, async context => {
+  const request = context.req.valid("json");
+  const wait = preferredWait(context.req.header("prefer"));
+  const answer = await answerOnce<GenerationView | JobView>(context, z.union([generationViewSchema, jobViewSchema]), async ulid =>
+    answerWith(context, await waitFor(context, await accept(context, request, ulid), wait ?? 0)),
+  );
+  if (wait !== undefined) context.header("preference-applied", `wait=${wait}`);
+  for (const [name, value] of Object.entries(answer.headers)) context.header(name, value);
+  if (answer.body.object === "job") return context.json(answer.body, 202);
+  return context.json(request.output === "b64" ? await withFiles(context.env, storeOf(context), answer.body) : answer.body, 201);
+});
+
+function storeOf(context: AppContext): TenantStore {
+  return tenantStore(database(context.env), context.get("principal").tenant);
+}
+
+async function accept(context: AppContext, request: GenerationRequest, ulid: string): Promise<StoredJob> {
+  const { env } = context;
+  const requestId = context.get("requestId");
+  const model = await modelOf(database(env), request.model);
+  const resolved = await resolveGeneration(request, model);
+  const pictures = await planPictures(resolved, model);
+  const store = storeOf(context);
+  await lookUp(env, store, pictures, { cache: request.cache, seedGiven: request.seed !== undefined, requestId });
+  const createdAt = Date.now();
+  return acceptJob(env, store, {
+    id: sameUlid(`_${ulid}`, "job"),
+    pool: model.pool,
+    modelHash: model.hash,
+    request: resolved,
+    requestId,
+    createdAt,
+    deadlineAt: createdAt + resolved.deadline * 1000,
+    pictures,
+    exclusive: resolved.cache === "fresh",
+    compute: resolved.cache !== "only",
+  });
+}
+
+async function waitFor(context: AppContext, stored: StoredJob, seconds: number): Promise<StoredJob> {
+  if (stored.job.status !== "active" || seconds === 0) return stored;
+  const { id } = stored.job;
+  await context.env.JOB_EVENTS.getByName(id).wait({ v: 1, job: id, timeout_ms: seconds * 1000 });
+  return (await storeOf(context).job(id)) ?? stored;
+}
+
+async function answerWith(context: AppContext, stored: StoredJob): Promise<Answer<GenerationView | JobView>> {
+  if (stored.job.status === "active") {
+    const [job] = await jobViews(context.env, [stored]);
+    return { status: 202, headers: { location: `/v1/jobs/${job!.id}`, "retry-after": "1" }, body: job! };
+  }
+  const [generation] = await generationViews(context.env, [stored], new URL(context.req.url).origin);
+  return { status: 201, headers: { location: `/v1/generations/${generation!.id}` }, body: generation! };
+}
+
+const MAX_PAGE = 50;
+const listGenerations = createRoute({
+  method: "get",
+  path: "/v1/generations",
+  summary: "List generations, newest first",
+  security: secured,
+  request: {
+    query: z.strictObject({
+      limit: z.coerce.number().int().min(1).max(MAX_PAGE).default(20),
+      cursor: idSchema("generation").optional().describe("next_cursor of the page before"),
+    }),
+  },
+  responses: {
+    200: json(
+      z.object({
+        object: z.literal("list"),
+        data: z.array(generationViewSchema),
+        next_cursor: idSchema("generation").nullable().describe("null on the last page"),
+      }),
+      "A page of generations",
+    ),
+    ...problems,
+  },
+});
+
+generationRoutes.openapi(listGenerations, async context => {
+  const { limit, cursor } = context.req.valid("query");
+  const found = await storeOf(context).jobs(limit + 1, cursor && sameUlid(cursor, "job"));
+  const page = found.slice(0, limit);
+  const data = await generationViews(context.env, page, new URL(context.req.url).origin);
+  return context.json({ object: "list" as const, data, next_cursor: found.length > limit ? data.at(-1)!.id : null }, 200);
+});
+
+const getGeneration = createRoute({
+  method: "get",
+  path: "/v1/generations/{id}",
+  summary: "A generation",
+  security: secured,
+  request: { params: idParam("generation") },
+  responses: { 200: json(generationViewSchema, "The generation"), ...problems },
+});
+
+generationRoutes.openapi(getGeneration, async context => {
+  const stored = await storeOf(context).job(sameUlid(context.req.valid("param").id, "job"));
+  if (!stored) throw new AtelierError("not_found");
+  const [generation] = await generationViews(context.env, [stored], new URL(context.req.url).origin);
+  return context.json(generation!, 200);
+});
+
+const deleteGeneration = createRoute({
+  method: "delete",
+  path: "/v1/generations/{id}",
+  summary: "Delete a generation",
+  description: "Cancels it where it is live, and deletes its pictures where no other generation shows them, also from the cache.",
+  security: secured,
+  request: { params: idParam("generation") },
+  responses: { 204: { description: "Deleted" }, ...problems },
+});
+
+generationRoutes.openapi(deleteGeneration, async context => {
+  const store = storeOf(context);
+  const stored = await store.job(sameUlid(context.req.valid("param").id, "job"));
+  if (!stored) throw new AtelierError("not_found");
+  if (stored.job.status === "active") await cancelJob(context.env, stored.job);
+  const keys = await store.deleteJob(stored.job.id);
+  if (keys.length > 0) await context.env.BUCKET.delete(keys);
+  return context.body(null, 204);
+});

@@ -1,0 +1,54 @@
+import { createRoute } from "@hono/zod-openapi";
+import { AtelierError } from "../../shared/errors.ts";
+import { jobViewSchema } from "../../shared/job.ts";
+import { database } from "../database.ts";
+import { type AppContext, createRouter } from "../http.ts";
+import { answerOnce } from "../idempotency.ts";
+import { cancelJob, type StoredJob } from "../jobs.ts";
+import { idempotencyHeader, idParam, json, problems, secured } from "../openapi.ts";
+import { tenantStore } from "../tenant.ts";
+import { jobViews } from "../views.ts";
+
+export const jobRoutes = createRouter();
+
+async function jobOf(context: AppContext, id: string): Promise<StoredJob> {
+  const stored = await tenantStore(database(context.env), context.get("principal").tenant).job(id);
+  if (!stored) throw new AtelierError("not_found");
+  return stored;
+}
+
+const getJob = createRoute({
+  method: "get",
+  path: "/v1/jobs/{id}",
+  summary: "A job: its state, place in the queue and progress",
+  security: secured,
+  request: { params: idParam("job") },
+  responses: { 200: json(jobViewSchema, "The job"), ...problems },
+});
+
+jobRoutes.openapi(getJob, async context => {
+  const [job] = await jobViews(context.env, [await jobOf(context, context.req.valid("param").id)]);
+  return context.json(job!, 200);
+});
+
+const cancel = createRoute({
+  method: "post",
+  path: "/v1/jobs/{id}/cancel",
+  summary: "Cancel a job",
+  description: "A job that has ended stays as it is. What other jobs wait for goes on.",
+  security: secured,
+  request: { params: idParam("job"), headers: idempotencyHeader },
+  responses: { 200: json(jobViewSchema, "The job, which has ended"), ...problems },
+});
+
+jobRoutes.openapi(cancel, async context => {
+  const { id } = context.req.valid("param");
+  const answer = await answerOnce(context, jobViewSchema, async () => {
+    const stored = await jobOf(context, id);
+    if (stored.job.status === "active") await cancelJob(context.env, stored.job);
+    const [job] = await jobViews(context.env, [await jobOf(context, id)]);
+    return { status: 200, headers: {}, body: job! };
+  });
+  for (const [name, value] of Object.entries(answer.headers)) context.header(name, value);
+  return context.json(answer.body, 200);
+});

@@ -1,0 +1,193 @@
+import { and, desc, eq, inArray, lt, type SQL, sql } from "drizzle-orm";
+import type { Database } from "./database.ts";
+import type { PlannedPicture, ResolvedRequest } from "./generation.ts";
+import { cacheEntries, executions, jobPictures, jobs, pictures } from "./schema.ts";
+
+export type JobRow = typeof jobs.$inferSelect;
+export type PictureRow = typeof pictures.$inferSelect;
+export type JobPictureRow = typeof jobPictures.$inferSelect;
+/** A picture of a job, and the file behind it once there is one. */
+export interface JobPicture extends JobPictureRow {
+  readonly file: PictureRow | null;
+}
+
+/** A job about to be accepted. */
+export interface NewJob {
+  readonly id: string;
+  readonly pool: string;
+  readonly modelHash: string;
+  readonly request: ResolvedRequest;
+  readonly requestId: string;
+  readonly createdAt: number;
+  readonly deadlineAt: number;
+  /** Each with the id of the execution to start where nothing can be joined; null where nothing may be computed. */
+  readonly pictures: readonly (PlannedPicture & { readonly execution: string | null })[];
+  /** Neither cached nor joined, and not to be joined. */
+  readonly exclusive: boolean;
+}
+
+export type TenantStore = ReturnType<typeof tenantStore>;
+
+/**
+ * Everything that a client's request may read or write in D1, seen through one tenant. This is the one place where such queries are built:
+ * each carries the tenant, and another tenant's row is as absent as one that never was.
+ */
+export function tenantStore(db: Database, tenant: string) {
+  const pictureRows = (ids: readonly string[]) =>
+    db
+      .select({ row: jobPictures, file: pictures })
+      .from(jobPictures)
+      .leftJoin(pictures, and(eq(pictures.id, jobPictures.picture_id), eq(pictures.tenant_id, tenant)))
+      .where(and(eq(jobPictures.tenant_id, tenant), inArray(jobPictures.job_id, [...ids])))
+      .orderBy(jobPictures.job_id, jobPictures.idx);
+  const jobRow = (id: string) =>
+    db
+      .select()
+      .from(jobs)
+      .where(and(eq(jobs.tenant_id, tenant), eq(jobs.id, id)));
+
+  return {
+    tenant,
+
+    /** A job and its pictures by index. */
+    async job(id: string): Promise<{ job: JobRow; pictures: JobPicture[] } | undefined> {
+      const [[job], rows] = await db.batch([jobRow(id), pictureRows([id])]);
+      return job && { job, pictures: rows.map(flatten) };
+    },
+
+    /** Jobs, newest first, older than the one named. */
+    async jobs(limit: number, before?: string): Promise<{ job: JobRow; pictures: JobPicture[] }[]> {
+      const page = await db
+        .select()
+        .from(jobs)
+        .where(and(eq(jobs.tenant_id, tenant), before === undefined ? undefined : lt(jobs.id, before)))
+        .orderBy(desc(jobs.id))
+        .limit(limit);
+      if (page.length === 0) return [];
+      const rows = (await pictureRows(page.map(({ id }) => id))).map(flatten);
+      return page.map(job => ({ job, pictures: rows.filter(({ job_id }) => job_id === job.id) }));
+    },
+
+    async picture(id: string): Promise<PictureRow | undefined> {
+      const [row] = await db
+        .select()
+        .from(pictures)
+        .where(and(eq(pictures.tenant_id, tenant), eq(pictures.id, id)));
+      return row;
+    },
+
+    /** The cached pictures among these request hashes. */
+    cached(hashes: readonly string[]): Promise<PictureRow[]> {
+      return db
+        .select(columnsOf(pictures))
+        .from(cacheEntries)
+        .innerJoin(pictures, eq(pictures.id, cacheEntries.picture_id))
+        .where(and(eq(cacheEntries.tenant_id, tenant), eq(pictures.tenant_id, tenant), inArray(cacheEntries.request_hash, [...hashes])));
+    },
+
+    /** Forgets cache entries of pictures whose object is gone, unless a newer picture has taken the entry meanwhile. */
+    async uncache(pictureIds: readonly string[]): Promise<void> {
+      await db.delete(cacheEntries).where(and(eq(cacheEntries.tenant_id, tenant), inArray(cacheEntries.picture_id, [...pictureIds])));
+    },
+
+    /**
+     * Accepts a job in one transaction: each picture is taken from the cache, joins a live execution, or gets one of its own, and which of the
+     * three is decided inside the transaction, so that no commit or cancel can come between look-up and acceptance.
+     * @throws where the job's id is taken, or a picture may not be computed and is not cached (a NOT NULL column stays empty); nothing is kept
+     */
+    async accept(job: NewJob): Promise<{ job: JobRow; pictures: JobPicture[] }> {
+      const [, , , , rows, joined] = await db.batch([
+        db.insert(jobs).values({
+          id: job.id,
+          tenant_id: tenant,
+          kind: "generation",
+          pool: job.pool,
+          model_hash: job.modelHash,
+          request: job.request,
+          request_id: job.requestId,
+          status: "active",
+          created_at: job.createdAt,
+          deadline_at: job.deadlineAt,
+        }),
+        db.run(insertExecutions(tenant, job)),
+        db.run(insertJobPictures(tenant, job)),
+        db
+          .update(jobs)
+          .set({ status: "succeeded", finished_at: job.createdAt })
+          .where(and(eq(jobs.tenant_id, tenant), eq(jobs.id, job.id), eq(jobs.status, "active"), noPending(job.id))),
+        jobRow(job.id),
+        pictureRows([job.id]),
+      ]);
+      return { job: rows[0]!, pictures: joined.map(flatten) };
+    },
+
+    /** Deletes a job, and the pictures that no other job shows, with their cache entries. Resolves to the R2 keys to delete. */
+    async deleteJob(id: string): Promise<string[]> {
+      const sole = sql`(select p.picture_id from ${jobPictures} p where p.job_id = ${id} and p.tenant_id = ${tenant} and p.picture_id is not null
+        and not exists (select 1 from ${jobPictures} other where other.picture_id = p.picture_id and other.job_id <> p.job_id))`;
+      const [, removed] = await db.batch([
+        db.delete(cacheEntries).where(and(eq(cacheEntries.tenant_id, tenant), sql`${cacheEntries.picture_id} in ${sole}`)),
+        db
+          .delete(pictures)
+          .where(and(eq(pictures.tenant_id, tenant), sql`${pictures.id} in ${sole}`))
+          .returning({ key: pictures.r2_key }),
+        db.delete(jobs).where(and(eq(jobs.tenant_id, tenant), eq(jobs.id, id))),
+      ]);
+      return removed.map(({ key }) => key);
+    },
+  };
+}
+
+/** The row of a picture that a verified URL names: its signature stands for the tenant's permission. */
+export async function signedPicture(db: Database, id: string): Promise<PictureRow | undefined> {
+  const [row] = await db.select().from(pictures).where(eq(pictures.id, id));
+  return row;
+}
+
+function flatten({ row, file }: { row: JobPictureRow; file: PictureRow | null }): JobPicture {
+  return { ...row, file };
+}
+
+function columnsOf<T extends typeof pictures>(table: T) {
+  const { id, tenant_id, execution_id, request_hash, model_hash, r2_key, sha256, bytes, width, height, media_type, created_at } = table;
+  return { id, tenant_id, execution_id, request_hash, model_hash, r2_key, sha256, bytes, width, height, media_type, created_at };
+}
+
+function noPending(job: string): SQL {
+  return sql`not exists (select 1 from ${jobPictures} p where p.job_id = ${job} and p.state = 'pending')`;
+}
+
+/** The pictures of a new job as rows of json_each: one statement inserts them all, whatever their number. */
+function plannedRows(job: NewJob): SQL {
+  return sql`json_each(${JSON.stringify(job.pictures)}) e`;
+}
+
+/** The cached picture of the current row of json_each. */
+function cachedPicture(tenant: string): SQL {
+  return sql`(select c.picture_id from ${cacheEntries} c join ${pictures} p on p.id = c.picture_id
+    where c.tenant_id = ${tenant} and c.request_hash = e.value ->> 'hash')`;
+}
+
+function insertExecutions(tenant: string, job: NewJob): SQL {
+  return sql`insert into ${executions}
+      (id, tenant_id, pool, request_hash, params, params_sha256, model_hash, exclusive, request_id, state, created_at)
+    select e.value ->> 'execution', ${tenant}, ${job.pool}, e.value ->> 'hash', e.value ->> 'params', e.value ->> 'hash', ${job.modelHash},
+      ${job.exclusive ? 1 : 0}, ${job.requestId}, 'active', ${job.createdAt}
+    from ${plannedRows(job)}
+    where e.value ->> 'execution' is not null and (${job.exclusive ? 1 : 0} or ${cachedPicture(tenant)} is null)
+    on conflict do nothing`;
+}
+
+function insertJobPictures(tenant: string, job: NewJob): SQL {
+  const values = (picture: SQL, execution: SQL) => sql`insert into ${jobPictures}
+      (job_id, idx, tenant_id, seed, request_hash, picture_id, execution_id, state, cached)
+    select ${job.id}, t.idx, ${tenant}, t.seed, t.hash, t.picture, case when t.picture is null then t.execution end,
+      case when t.picture is not null then 'succeeded' when t.execution is not null then 'pending' end, t.picture is not null
+    from (select e.key idx, e.value ->> 'seed' seed, e.value ->> 'hash' hash, ${picture} picture, ${execution} execution from ${plannedRows(job)}) t`;
+  if (job.exclusive) return values(sql`null`, sql`e.value ->> 'execution'`);
+  return values(
+    cachedPicture(tenant),
+    sql`case when e.value ->> 'execution' is not null then (select x.id from ${executions} x
+      where x.tenant_id = ${tenant} and x.request_hash = e.value ->> 'hash' and x.state = 'active' and x.exclusive = 0) end`,
+  );
+}

@@ -1,0 +1,103 @@
+import { jobErrorSchema, problemOf } from "../shared/errors.ts";
+import { generationRequestSchema } from "../shared/generation.ts";
+import type { GenerationView, JobStatus, JobView, PictureView } from "../shared/job.ts";
+import { sameUlid } from "../shared/names.ts";
+import { mediaTypes } from "../shared/picture.ts";
+import { pictureUrl } from "./artifacts.ts";
+import type { Env } from "./env.ts";
+import type { ResolvedRequest } from "./generation.ts";
+import type { StoredJob } from "./jobs.ts";
+import { type LiveState, liveStates, nothingLive } from "./live.ts";
+import type { JobPicture } from "./tenant.ts";
+
+const resolvedRequestSchema = generationRequestSchema.required();
+
+/** Generations as their owner sees them; `origin` is where the API was called, for the pictures' URLs. */
+export async function generationViews(env: Env, stored: readonly StoredJob[], origin: string): Promise<GenerationView[]> {
+  const live = await liveStates(env, stored);
+  return Promise.all(stored.map(entry => generationView(env, entry, live.get(entry.job.id) ?? nothingLive, origin)));
+}
+
+/** Jobs as their owner sees them. */
+export async function jobViews(env: Env, stored: readonly StoredJob[]): Promise<JobView[]> {
+  const live = await liveStates(env, stored);
+  return stored.map(entry => jobView(entry, live.get(entry.job.id) ?? nothingLive));
+}
+
+async function generationView(env: Env, stored: StoredJob, live: LiveState, origin: string): Promise<GenerationView> {
+  const { job } = stored;
+  const request = resolvedRequestSchema.parse(job.request);
+  const view = jobView(stored, live);
+  return {
+    id: sameUlid(job.id, "generation"),
+    object: "generation",
+    job: view,
+    status: view.status,
+    created_at: view.created_at,
+    model: request.model,
+    model_hash: job.model_hash,
+    request,
+    pictures: await Promise.all(stored.pictures.map(picture => pictureView(env, picture, request, live, origin))),
+    error: view.error && problemOf(view.error.code, job.request_id, view.error.message),
+  };
+}
+
+function jobView({ job, pictures }: StoredJob, live: LiveState): JobView {
+  const states = pictures.map(picture => pictureStatus(picture, live));
+  const waits = job.status === "active" && !states.includes("running");
+  const positions = pictures.flatMap(({ execution_id }) => live.executions.get(execution_id ?? "")?.position ?? []);
+  return {
+    id: job.id,
+    object: "job",
+    kind: job.kind,
+    generation: sameUlid(job.id, "generation"),
+    status: jobStatus(job.status, pictures, states),
+    created_at: new Date(job.created_at).toISOString(),
+    finished_at: job.finished_at === null ? null : new Date(job.finished_at).toISOString(),
+    deadline_at: new Date(job.deadline_at).toISOString(),
+    queue_position: job.status === "active" && positions.length > 0 ? Math.min(...positions) : null,
+    no_runner: waits && live.runners === 0,
+    progress: progressOf(pictures, resolvedRequestSchema.parse(job.request).steps, live),
+    error: job.error === null ? null : jobErrorSchema.parse(job.error),
+  };
+}
+
+/** An active job runs from its first computed step to its end, also while its next picture waits. */
+function jobStatus(stored: StoredJob["job"]["status"], pictures: readonly JobPicture[], states: readonly JobStatus[]): JobStatus {
+  if (stored !== "active") return stored;
+  const begun = states.includes("running") || pictures.some(({ cached, state }) => !cached && state === "succeeded");
+  return begun ? "running" : "queued";
+}
+
+function pictureStatus({ state, execution_id }: JobPicture, live: LiveState): JobStatus {
+  if (state !== "pending") return state;
+  const execution = live.executions.get(execution_id ?? "")?.state;
+  return execution === "running" || execution === "committing" || execution === "done" ? "running" : "queued";
+}
+
+function progressOf(pictures: readonly JobPicture[], steps: number, live: LiveState): JobView["progress"] {
+  const computed = pictures.filter(({ cached }) => !cached);
+  if (computed.length === 0) return null;
+  const done = computed.map(({ idx, state }) => {
+    const reported = live.progress.find(({ index }) => index === idx) ?? { step: 0, steps };
+    return state === "succeeded" ? { step: reported.steps, steps: reported.steps } : reported;
+  });
+  return { step: done.reduce((sum, { step }) => sum + step, 0), steps: done.reduce((sum, picture) => sum + picture.steps, 0) };
+}
+
+async function pictureView(env: Env, picture: JobPicture, request: ResolvedRequest, live: LiveState, origin: string): Promise<PictureView> {
+  const { file } = picture;
+  return {
+    index: picture.idx,
+    id: file?.id ?? null,
+    status: pictureStatus(picture, live),
+    seed: picture.seed,
+    width: file?.width ?? request.width,
+    height: file?.height ?? request.height,
+    cached: picture.cached,
+    sha256: file?.sha256 ?? null,
+    bytes: file?.bytes ?? null,
+    media_type: file?.media_type ?? mediaTypes[request.format],
+    url: file && (await pictureUrl(env, file.id, origin)),
+  };
+}
