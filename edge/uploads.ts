@@ -63,36 +63,49 @@ async function transfer(
   // R2 needs the length beforehand; the stream fails unless it gets exactly that.
   const { readable, writable } = new FixedLengthStream(bytes);
   const writer = writable.getWriter();
-  const stored = bucket.put(key, readable, { sha256, httpMetadata: { contentType } }).catch((error: unknown) => {
-    throw /\(10037\)|checksum/i.test(String(error))
-      ? new AtelierError("hash_mismatch", `Expected SHA-256 ${sha256}.`)
-      : new AtelierError("unavailable", "The object store did not take the file.", { cause: error });
-  });
-  const [put, sent] = await Promise.allSettled([stored, send(writer, bytes, head, reader)]);
-  // What was wrong with the body also fails the put, and says more.
-  if (sent.status === "rejected" && sent.reason instanceof AtelierError) throw sent.reason;
-  if (put.status === "rejected") throw put.reason;
-  if (sent.status === "rejected") throw sent.reason;
+  // Whichever side fails stops the other one, which would wait for ever.
+  const fail = (error: AtelierError): never => {
+    writer.abort(error).catch(() => undefined);
+    throw error;
+  };
+  const stored = bucket
+    .put(key, readable, { sha256, httpMetadata: { contentType } })
+    .catch((error: unknown) => fail(storeError(error, sha256)));
+  const sent = send(writer, bytes, head, reader).catch((error: unknown) => fail(bodyError(error)));
+  try {
+    await Promise.all([sent, stored]);
+  } finally {
+    await Promise.allSettled([sent, stored]);
+  }
 }
 
+function storeError(error: unknown, sha256: string): AtelierError {
+  if (/\(10037\)|checksum/i.test(String(error))) return new AtelierError("hash_mismatch", `Expected SHA-256 ${sha256}.`);
+  return new AtelierError("unavailable", "The object store did not take the file.", { cause: error });
+}
+
+function bodyError(error: unknown): AtelierError {
+  return error instanceof AtelierError ? error : new AtelierError("invalid_request", "The body broke off.", { cause: error });
+}
+
+/** Sends each chunk once the next one has come, so that the last one is held back until it is certain that nothing follows. */
 async function send(
   writer: WritableStreamDefaultWriter<Uint8Array>,
   bytes: number,
   head: Uint8Array,
   reader: ReadableStreamDefaultReader<Uint8Array>,
 ): Promise<void> {
-  let sent = 0;
-  const refuse = async (got: string) => {
-    const error = new AtelierError("invalid_request", `Expected ${bytes} bytes as Content-Length says, got ${got}.`);
-    await writer.abort(error).catch(() => undefined);
-    throw error;
-  };
-  for (let chunk: Uint8Array | undefined = head; chunk; chunk = (await reader.read()).value) {
-    sent += chunk.length;
-    if (sent > bytes) return refuse("more");
+  const refused = (got: string) => new AtelierError("invalid_request", `Expected ${bytes} bytes as Content-Length says, got ${got}.`);
+  let come = head.length;
+  for (let chunk = head; ; ) {
+    const { done, value } = await reader.read();
+    if (done && come < bytes) throw refused(String(come));
+    come += value?.length ?? 0;
+    if (come > bytes) throw refused("more");
     await writer.write(chunk);
+    if (done) break;
+    chunk = value;
   }
-  if (sent < bytes) return refuse(String(sent));
   await writer.close();
 }
 

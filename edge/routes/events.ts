@@ -1,6 +1,5 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { AtelierError } from "../../shared/errors.ts";
-import { authenticate } from "../auth.ts";
 import { database } from "../database.ts";
 import { terminalEvent } from "../events/ended-job.ts";
 import { KEEP_EVENTS_MS } from "../events/job-events.ts";
@@ -14,7 +13,6 @@ export const eventsRoutes = createRouter();
 const eventsRoute = createRoute({
   method: "get",
   path: "/v1/jobs/{id}/events",
-  middleware: authenticate,
   summary: "Events of a job",
   description:
     "Server-sent events: queued, running, progress (with a small preview now and then), picture, and last one of succeeded, failed, canceled. Send the last id as Last-Event-ID to resume. A stream ends after ten minutes at the latest.",
