@@ -51,7 +51,7 @@ test("a runner that comes back after its lease was given away is refused: exactl
   first.signal("SIGCONT");
   await expect.poll(() => readFileSync(running.state.path("logs/first.log"), "utf8"), { timeout: 20_000, interval: 200 }).toMatch(/abandon|stale_epoch|refused|canceled/);
   expect((await running.api.generation(id)).pictures).toMatchObject([{ sha256: before.pictures[0]!.sha256, id: before.pictures[0]!.id }]);
-  expect(await metric(first.url, "atelier_executions_total", 'outcome="committed"')).toBe(0);
+  expect(await metric(first.url, "atelier_runner_executions_total", 'outcome="committed"')).toBe(0);
 });
 
 test("a computation that makes no step within the stall time is taken away; after the last attempt the job fails", async () => {

@@ -15,7 +15,7 @@ beforeAll(async () => {
 afterAll(() => product?.stop());
 
 const quick = { steps: 4, model: "pocket" };
-const computed = () => metric(product.runner.url, "atelier_executions_total");
+const computed = () => metric(product.runner.url, "atelier_runner_executions_total");
 
 test("a prompt becomes a picture of the size that was asked for", async () => {
   const generation = await api.generate({ ...quick, prompt: "a red cube, on a green floor", seed: 1, width: 128, height: 128 });
