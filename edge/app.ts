@@ -13,7 +13,7 @@ import { modelRoutes } from "./routes/models.ts";
 import { pageRoutes } from "./routes/pages.ts";
 import { pictureRoutes } from "./routes/pictures.ts";
 import { runnerRoutes } from "./routes/runner.ts";
-import { answerHeaders } from "./security-headers.ts";
+import { securityHeaders } from "./security-headers.ts";
 
 /** The Worker's HTTP side. The order of the lines counts: what stands behind `authenticate` is reached only with a key. */
 export const app = createRouter();
@@ -33,7 +33,7 @@ app.use(async (context, next) => {
 app.onError(answerError);
 app.notFound(context => answerError(unknownRoute(context), context));
 
-app.use("/v1/*", answerHeaders);
+app.use("/v1/*", securityHeaders);
 app.use(
   "/v1/*",
   cors({
@@ -52,7 +52,7 @@ app.route("/", jobRoutes);
 app.route("/", eventsRoutes);
 app.route("/", modelRoutes);
 
-app.use("/admin/v1/*", answerHeaders, authenticateAdmin, limitBody);
+app.use("/admin/v1/*", securityHeaders, authenticateAdmin, limitBody);
 app.route("/", adminRoutes);
 
 app.route("/", runnerRoutes);

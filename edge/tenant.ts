@@ -109,8 +109,8 @@ export function tenantStore(db: Database, tenant: string) {
           created_at: job.createdAt,
           deadline_at: job.deadlineAt,
         }),
-        db.run(insertExecutions(tenant, job)),
-        db.run(insertJobPictures(tenant, job)),
+        db.insert(executions).select(newExecutions(tenant, job)).onConflictDoNothing(),
+        db.insert(jobPictures).select(newJobPictures(tenant, job)),
         db
           .update(jobs)
           .set({ status: "succeeded", finished_at: job.createdAt })
@@ -168,26 +168,22 @@ function cachedPicture(tenant: string): SQL {
     where c.tenant_id = ${tenant} and c.request_hash = e.value ->> 'hash')`;
 }
 
-function insertExecutions(tenant: string, job: NewJob): SQL {
-  return sql`insert into ${executions}
-      (id, tenant_id, pool, request_hash, params, params_sha256, model_hash, exclusive, request_id, state, created_at)
-    select e.value ->> 'execution', ${tenant}, ${job.pool}, e.value ->> 'hash', e.value ->> 'params', e.value ->> 'hash', ${job.modelHash},
-      ${job.exclusive ? 1 : 0}, ${job.requestId}, 'active', ${job.createdAt}
+/** Rows of `executions`, every column in the schema's order: one for each picture that has to be computed, unless it can be joined. */
+function newExecutions(tenant: string, job: NewJob): SQL {
+  const exclusive = job.exclusive ? 1 : 0;
+  return sql`select e.value ->> 'execution', ${tenant}, ${job.pool}, e.value ->> 'hash', e.value ->> 'params', e.value ->> 'hash', ${job.modelHash},
+      ${exclusive}, ${job.requestId}, 'active', null, null, ${job.createdAt}, null
     from ${plannedRows(job)}
-    where e.value ->> 'execution' is not null and (${job.exclusive ? 1 : 0} or ${cachedPicture(tenant)} is null)
-    on conflict do nothing`;
+    where e.value ->> 'execution' is not null and (${exclusive} or ${cachedPicture(tenant)} is null)`;
 }
 
-function insertJobPictures(tenant: string, job: NewJob): SQL {
-  const values = (picture: SQL, execution: SQL) => sql`insert into ${jobPictures}
-      (job_id, idx, tenant_id, seed, request_hash, picture_id, execution_id, state, cached)
-    select ${job.id}, t.idx, ${tenant}, t.seed, t.hash, t.picture, case when t.picture is null then t.execution end,
+/** Rows of `job_pictures`, every column in the schema's order. `state` stays empty, which aborts, where nothing stands behind a picture. */
+function newJobPictures(tenant: string, job: NewJob): SQL {
+  const own = sql`e.value ->> 'execution'`;
+  const joined = sql`case when ${own} is not null then (select x.id from ${executions} x
+      where x.tenant_id = ${tenant} and x.request_hash = e.value ->> 'hash' and x.state = 'active' and x.exclusive = 0) end`;
+  const [picture, execution] = job.exclusive ? [sql`null`, own] : [cachedPicture(tenant), joined];
+  return sql`select ${job.id}, t.idx, ${tenant}, t.seed, t.hash, case when t.picture is null then t.execution end, t.picture,
       case when t.picture is not null then 'succeeded' when t.execution is not null then 'pending' end, t.picture is not null
     from (select e.key idx, e.value ->> 'seed' seed, e.value ->> 'hash' hash, ${picture} picture, ${execution} execution from ${plannedRows(job)}) t`;
-  if (job.exclusive) return values(sql`null`, sql`e.value ->> 'execution'`);
-  return values(
-    cachedPicture(tenant),
-    sql`case when e.value ->> 'execution' is not null then (select x.id from ${executions} x
-      where x.tenant_id = ${tenant} and x.request_hash = e.value ->> 'hash' and x.state = 'active' and x.exclusive = 0) end`,
-  );
 }
