@@ -45,7 +45,14 @@ export const fromWorkerSchema = z.discriminatedUnion("type", [
     task,
     picture: z.object({ bytes, mediaType: z.string(), width: z.int(), height: z.int(), sha256: z.string() }),
   }),
-  z.object({ type: z.literal("failed"), task, code: errorCodeSchema, message: z.string(), retryable: z.boolean() }),
+  z.object({
+    type: z.literal("failed"),
+    task,
+    code: errorCodeSchema,
+    message: z.string(),
+    retryable: z.boolean(),
+    detail: z.string().describe("for the log"),
+  }),
   z.object({ type: z.literal("canceled"), task }),
 ]);
 export type FromWorker = z.infer<typeof fromWorkerSchema>;

@@ -7,7 +7,7 @@ import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { cells, type FromWorker, fromWorkerSchema, SHARED_BYTES, type ToWorker, type WorkerData } from "./model-messages.ts";
-import type { Picture } from "./uploads.ts";
+import type { Picture } from "./pipeline/run-picture.ts";
 
 export interface LoadedModel {
   folder: string;
@@ -30,8 +30,11 @@ export class ComputeFailed extends Error {
   override readonly name = "ComputeFailed";
   readonly code: ErrorCode;
   readonly retryable: boolean;
-  constructor(code: ErrorCode, message: string, retryable: boolean) {
+  /** What the log says beyond the message. */
+  readonly detail: string;
+  constructor(code: ErrorCode, message: string, retryable: boolean, detail = message) {
     super(message);
+    this.detail = detail;
     this.code = code;
     this.retryable = retryable;
   }
@@ -208,7 +211,7 @@ export class ModelThread {
     this.#settle(({ resolve, reject }) => {
       if (message.type === "picture") resolve(message.picture);
       else if (message.type === "canceled") reject(new ComputeCanceled("canceled"));
-      else reject(new ComputeFailed(message.code, message.message, message.retryable));
+      else reject(new ComputeFailed(message.code, message.message, message.retryable, message.detail));
     });
     this.#enter("idle");
   }
@@ -244,8 +247,6 @@ export class ModelThread {
     const worker = this.#worker;
     this.#worker = undefined;
     if (!worker) return true;
-    worker.removeAllListeners();
-    worker.on("error", () => {});
     const patience = new AbortController();
     const gone = await Promise.race([
       worker.terminate().then(() => true),
@@ -276,7 +277,6 @@ function loaded(worker: Worker, timeout: AbortSignal): Promise<LoadedModel[]> {
     worker.once("error", error => failed(error instanceof Error ? error.message : "the model thread failed"));
     worker.once("exit", code => failed(`the model thread ended with exit code ${code} while it loaded the models`));
     worker.once("message", (value: unknown) => {
-      worker.removeAllListeners();
       const message = fromWorkerSchema.safeParse(value).data;
       if (message?.type === "loaded") resolve(message.models);
       else if (message?.type === "load_failed") failed(message.message, message.disk_full);

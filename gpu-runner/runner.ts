@@ -9,8 +9,9 @@ import { type HeldLease, LeaseTable, leaseId } from "./leases.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics, Outcome } from "./metrics.ts";
 import { ComputeCanceled, ComputeFailed, ModelThread } from "./model-thread.ts";
+import type { Picture } from "./pipeline/run-picture.ts";
 import { ProgressReporter } from "./progress.ts";
-import { type Picture, UploadRefused, uploadDefaults, uploadResult } from "./uploads.ts";
+import { UploadRefused, uploadDefaults, uploadResult } from "./uploads.ts";
 
 export interface RunnerOptions {
   config: RunnerConfig;
@@ -315,6 +316,7 @@ function failureOf(error: unknown): ComputeFailed {
 }
 
 function messageOf(error: unknown): string {
+  if (error instanceof ComputeFailed) return error.detail;
   if (error instanceof UploadRefused) return `${error.message} (status ${error.status})`;
   return error instanceof Error ? error.message : "unknown error";
 }

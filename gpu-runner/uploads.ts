@@ -2,15 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { runnerPaths, stagingKey } from "../shared/protocol.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { HeldLease } from "./leases.ts";
-
-/** The file of a picture, and what is said of it when it is complete. */
-export interface Picture {
-  bytes: Uint8Array<ArrayBuffer>;
-  mediaType: string;
-  width: number;
-  height: number;
-  sha256: string;
-}
+import type { Picture } from "./pipeline/run-picture.ts";
 
 export interface UploadOptions {
   edgeUrl: URL;

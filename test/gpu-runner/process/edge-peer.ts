@@ -1,0 +1,240 @@
+/** The other side of a runner's sockets, for tests: speaks the protocol over real HTTP and WebSockets, and decides as the test says. */
+import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { ulid } from "ulid";
+import { type WebSocket, WebSocketServer } from "ws";
+import { PROTOCOL_VERSION } from "../../../shared/engine.ts";
+import { canonicalPictureRequest, hashPictureRequest, type PictureRequest } from "../../../shared/picture.ts";
+import { type DispatcherMessage, type Lease, type RunnerMessage, runnerMessageSchema, runnerPaths } from "../../../shared/protocol.ts";
+import { type GrantClaims, type PrivateJwk, privateJwkSchema, publicJwk, sign } from "../../../shared/signing.ts";
+
+export const TOKEN = `rnr_${ulid()}.${randomBytes(24).toString("base64url")}`;
+
+export function newKey(kid: string): PrivateJwk {
+  return privateJwkSchema.parse({ ...generateKeyPairSync("ed25519").privateKey.export({ format: "jwk" }), kid });
+}
+
+export function newExecution(): string {
+  return `exe_${ulid()}`;
+}
+
+/** A valid picture request of a model that no runner holds, unless `changes` names one. */
+export function pictureRequest(changes: Partial<PictureRequest> = {}): PictureRequest {
+  return {
+    engine_version: 1,
+    task: "text-to-image",
+    model: `sha256:${"0".repeat(64)}`,
+    prompt: "a red circle",
+    negative_prompt: "",
+    width: 128,
+    height: 128,
+    steps: 4,
+    guidance_scale: 5,
+    guidance_rescale: 0,
+    seed: 7,
+    sampler: "ddim",
+    sampler_options: {},
+    adapters: [],
+    format: "png",
+    ...changes,
+  };
+}
+
+export interface Granted extends Lease {
+  request: PictureRequest;
+}
+
+/** Everything of a grant that a test may want to be wrong. */
+export interface GrantChanges {
+  instance?: string;
+  key?: PrivateJwk;
+  exp?: number;
+  attemptDeadline?: number;
+  claimedEpoch?: number;
+  claimedParams?: string;
+  sentParams?: string;
+}
+
+export interface Upload {
+  path: string;
+  token: string;
+  sha256: string;
+  contentLength: number;
+  body: Buffer;
+}
+
+type Message<T extends RunnerMessage["type"]> = Extract<RunnerMessage, { type: T }>;
+
+export class EdgePeer {
+  readonly key = newKey("grant-test");
+  readonly messages: RunnerMessage[] = [];
+  readonly uploads: Upload[] = [];
+  readonly progress: { path: string; token: string; body: unknown }[] = [];
+  /** Status of the upgrade: 101 opens a socket. */
+  upgradeStatus = 101;
+  autoPong = true;
+  welcomes = true;
+  heartbeatMs = 100;
+  uploadStatus: () => number = () => 200;
+  verdict: (lease: Lease) => "keep" | "abandon" = () => "keep";
+  commits = true;
+  connections = 0;
+  upgrades = 0;
+  readonly #server: Server;
+  readonly #sockets = new Set<WebSocket>();
+  #changed: (() => void)[] = [];
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  static async start(): Promise<EdgePeer> {
+    const server = createServer();
+    const peer = new EdgePeer(server);
+    server.on("request", (request, response) => void peer.#http(request, response));
+    server.on("upgrade", (request, socket, head) => {
+      peer.upgrades++;
+      peer.#wake();
+      const status = request.headers.authorization === `Bearer ${TOKEN}` && request.url === runnerPaths.socket ? peer.upgradeStatus : 401;
+      if (status !== 101) {
+        socket.end(`HTTP/1.1 ${status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n`);
+        return;
+      }
+      const sockets = new WebSocketServer({ noServer: true, autoPong: peer.autoPong });
+      sockets.handleUpgrade(request, socket, head, opened => peer.#attend(opened));
+    });
+    await new Promise<void>(resolve => server.listen(0, "127.0.0.1", resolve));
+    return peer;
+  }
+
+  get url(): URL {
+    return new URL(`http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/`);
+  }
+  get jwks(): string {
+    return JSON.stringify({ keys: [publicJwk(this.key)] });
+  }
+
+  of<T extends RunnerMessage["type"]>(type: T): Message<T>[] {
+    return this.messages.filter((message): message is Message<T> => message.type === type);
+  }
+
+  /** Waits until `read` gives something, looking again whenever anything arrives. */
+  async until<T>(read: () => T | undefined | false, what: string, timeoutMs = 5000): Promise<T> {
+    const end = Date.now() + timeoutMs;
+    for (;;) {
+      const value = read();
+      if (value !== undefined && value !== false) return value;
+      if (Date.now() > end) {
+        throw new Error(
+          `waited ${timeoutMs} ms for ${what}; messages: ${JSON.stringify(this.messages.filter(({ type }) => type !== "heartbeat"))}`,
+        );
+      }
+      await new Promise<void>(resolve => {
+        const timer = setTimeout(resolve, 100);
+        this.#changed.push(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+    }
+  }
+
+  async connected(): Promise<Message<"hello">> {
+    await this.until(() => this.of("ready").at(-1), "a ready message");
+    return this.of("hello").at(-1) as Message<"hello">;
+  }
+
+  /** Grants executions to the instance that said hello last. */
+  async grant(executions: Granted[], changes: GrantChanges = {}): Promise<void> {
+    const instance = changes.instance ?? this.of("hello").at(-1)?.instance ?? "";
+    const attemptDeadline = changes.attemptDeadline ?? Date.now() + 60_000;
+    const claims: Omit<GrantClaims, "aud" | "iat" | "jti"> = {
+      instance,
+      exp: changes.exp ?? Math.floor(Date.now() / 1000) + 60,
+      executions: await Promise.all(
+        executions.map(async ({ execution, epoch, request }) => ({
+          execution,
+          epoch: changes.claimedEpoch ?? epoch,
+          params_sha256: await hashPictureRequest(changes.claimedParams ?? canonicalPictureRequest(request)),
+          attempt_deadline: attemptDeadline,
+          request_id: `req_${ulid()}`,
+          capabilities: { result: `result.${execution}.${epoch}`, progress: `progress.${execution}.${epoch}` },
+        })),
+      ),
+    };
+    this.send({
+      v: PROTOCOL_VERSION,
+      type: "lease",
+      grant: await sign("grant", claims, changes.key ?? this.key),
+      executions: executions.map(({ execution, epoch, request }) => ({
+        execution,
+        epoch,
+        params: changes.sentParams ?? canonicalPictureRequest(request),
+      })),
+    });
+  }
+
+  send(message: DispatcherMessage): void {
+    this.sendText(JSON.stringify(message));
+  }
+  sendText(text: string): void {
+    for (const socket of this.#sockets) socket.send(text);
+  }
+
+  /** Cuts every socket without a closing handshake. */
+  cut(): void {
+    for (const socket of this.#sockets) socket.terminate();
+  }
+
+  async close(): Promise<void> {
+    this.cut();
+    await new Promise<void>(resolve => {
+      this.#server.close(() => resolve());
+      this.#server.closeAllConnections();
+    });
+  }
+
+  #attend(socket: WebSocket): void {
+    this.connections++;
+    this.#sockets.add(socket);
+    socket.on("close", () => this.#sockets.delete(socket));
+    socket.on("message", data => {
+      const message = runnerMessageSchema.parse(JSON.parse(String(data)));
+      this.messages.push(message);
+      this.#answer(message);
+      this.#wake();
+    });
+  }
+
+  #answer(message: RunnerMessage): void {
+    if (message.type === "hello" && this.welcomes) {
+      const leases = message.leases.map(lease => ({ ...lease, verdict: this.verdict(lease) }));
+      this.send({ v: PROTOCOL_VERSION, type: "welcome", heartbeat_ms: this.heartbeatMs, leases });
+    }
+    if (message.type === "complete" && this.commits) {
+      this.send({ v: PROTOCOL_VERSION, type: "committed", execution: message.execution, epoch: message.epoch });
+    }
+  }
+
+  async #http(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = Buffer.concat(await Array.fromAsync(request as AsyncIterable<Buffer>));
+    const token = request.headers.authorization?.replace("Bearer ", "") ?? "";
+    const path = request.url ?? "";
+    if (request.method === "POST") {
+      this.progress.push({ path, token, body: JSON.parse(String(body)) });
+      response.writeHead(204).end();
+    } else {
+      const contentLength = Number(request.headers["content-length"]);
+      this.uploads.push({ path, token, sha256: String(request.headers["x-atelier-sha256"]), contentLength, body });
+      response.writeHead(this.uploadStatus()).end();
+    }
+    this.#wake();
+  }
+
+  #wake(): void {
+    const waiting = this.#changed;
+    this.#changed = [];
+    for (const wake of waiting) wake();
+  }
+}
