@@ -190,3 +190,10 @@ export const securityEvents = sqliteTable(
   },
   table => [index("security_events_age").on(table.created_at)],
 );
+
+/** How far the search for orphaned objects has come, per key prefix. */
+export const sweepCursors = sqliteTable("sweep_cursors", {
+  prefix: text().primaryKey(),
+  /** Last key that was looked at; empty at the start of a round. */
+  after: text().notNull(),
+});
