@@ -4,7 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { copyFileSync, existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { CacheError } from "./cache-error.ts";
 import { ModelError } from "./model-error.ts";
 import { dtypeBytes, type SafetensorsEntry, type SafetensorsFile, withSafetensors } from "./safetensors.ts";
@@ -33,14 +33,17 @@ export function placeFloat32(path: string, sha256: string, cacheDir: string): st
 function writeSidecar(source: SafetensorsFile, floats: readonly SafetensorsEntry[], sidecar: string, cacheDir: string): void {
   const temporary = `${sidecar}.${randomUUID()}.tmp`;
   try {
-    mkdirSync(join(cacheDir, "weights"), { recursive: true });
+    mkdirSync(dirname(sidecar), { recursive: true });
     const tensors = floats.map(({ name, shape }) => ({ name, dtype: "F32" as const, shape, data: () => widened(source, name) }));
-    writeSafetensors(temporary, tensors, { align: alignment });
-    renameSync(temporary, sidecar);
+    try {
+      writeSafetensors(temporary, tensors, { align: alignment });
+      renameSync(temporary, sidecar);
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw error;
+    }
   } catch (error) {
-    rmSync(temporary, { force: true });
-    if (error instanceof ModelError) throw error;
-    throw new CacheError(cacheDir, error);
+    throw error instanceof ModelError ? error : new CacheError(cacheDir, error);
   }
 }
 
