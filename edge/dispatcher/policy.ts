@@ -37,7 +37,7 @@ function handedBack(sql: SqlStorage, engineVersion: number, models: string): str
 
 function leastServed(sql: SqlStorage, engineVersion: number, models: string): string | undefined {
   const oldest = `SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND ${canCompute}`;
-  const query = `SELECT (SELECT id FROM executions WHERE seq = (${oldest})) AS id FROM tenants WHERE (${oldest}) IS NOT NULL ORDER BY served, id LIMIT 1`;
+  const query = `SELECT (SELECT id FROM executions WHERE seq = (${oldest})) AS id FROM tenants WHERE (${oldest}) IS NOT NULL ORDER BY served, tenants.rowid LIMIT 1`;
   return first<{ id: string }>(sql, query, engineVersion, models)?.id;
 }
 

@@ -63,7 +63,7 @@ const migrations = [
 
   CREATE TABLE tenants (
     id TEXT PRIMARY KEY,
-    served INTEGER NOT NULL                     -- number of the latest grant to it; 0: none yet
+    served INTEGER NOT NULL                     -- number of the latest grant to it; 0: none yet, and then the first to come (rowid) is first
   );
   CREATE INDEX tenants_served ON tenants (served);
 

@@ -20,12 +20,13 @@ export function describeExecution(sql: SqlStorage, execution: string): Execution
 /** Tenants take turns, the least recently served first: before the k-th of a tenant come k - 1 turns of everybody, and those served longer ago. */
 function position(sql: SqlStorage, row: ExecutionRow): number {
   const query = `
-    WITH mine AS (SELECT COUNT(*) AS before, (SELECT served FROM tenants WHERE id = ?1) AS served
-      FROM executions WHERE state = 'queued' AND tenant = ?1 AND (front > ?2 OR (front = ?2 AND seq < ?3)))
+    WITH mine AS (SELECT served, rowid AS arrived, (
+        SELECT COUNT(*) FROM executions WHERE state = 'queued' AND tenant = ?1 AND (front > ?2 OR (front = ?2 AND seq < ?3))
+      ) AS before FROM tenants WHERE id = ?1),
+    others AS (SELECT t.served, t.rowid AS arrived, COUNT(*) AS waiting
+      FROM executions e JOIN tenants t ON t.id = e.tenant WHERE e.state = 'queued' AND e.tenant <> ?1 GROUP BY e.tenant)
     SELECT mine.before + coalesce((
-      SELECT SUM(min(waiting, mine.before + (served < mine.served OR (served = mine.served AND tenant < ?1)))) FROM (
-        SELECT tenant, COUNT(*) AS waiting, (SELECT served FROM tenants WHERE id = tenant) AS served
-        FROM executions WHERE state = 'queued' AND tenant <> ?1 GROUP BY tenant)
+      SELECT SUM(min(waiting, mine.before + ((others.served, others.arrived) < (mine.served, mine.arrived)))) FROM others
     ), 0) AS position FROM mine`;
   return sql.exec<{ position: number }>(query, row.tenant, row.front, row.seq).one().position;
 }

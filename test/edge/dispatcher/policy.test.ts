@@ -1,0 +1,162 @@
+import fc from "fast-check";
+import { expect, it } from "vitest";
+import { greet, ready } from "../../../edge/dispatcher/instances.ts";
+import { choose, nextDue } from "../../../edge/dispatcher/policy.ts";
+import * as store from "../../../edge/dispatcher/store.ts";
+import type { Times } from "../../../edge/dispatcher/times.ts";
+import { describeExecution } from "../../../edge/dispatcher/views.ts";
+import { newPool, withSql } from "./support.ts";
+
+const times: Times = { lease: 20_000, ack: 5_000, stall: 30_000, attempt: 90_000, maxAttempts: 3 };
+const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
+
+interface Queued {
+  tenant?: string;
+  model?: string;
+  engine?: number;
+}
+
+function queue(sql: SqlStorage, execution: string, { tenant = "t", model = "m", engine = 1 }: Queued = {}): void {
+  store.enqueue(sql, { execution, tenant, params_sha256: "", model_hash: model, engine_version: engine, request_id: "r" });
+}
+
+function connect(sql: SqlStorage, instance: string, { n = 1, models = ["m"], engine = 1, now = 0 } = {}): void {
+  greet(sql, { instance, engine_version: engine, provider: "cpu", models, leases: [] }, "token", now, times);
+  ready(sql, instance, n);
+}
+
+/** Grants and completes one execution; its id, or undefined when nothing can be granted. */
+function serve(sql: SqlStorage, now = 0): string | undefined {
+  const choice = choose(sql, now, times);
+  if (!choice) return undefined;
+  const lease = store.lease(sql, choice.execution, choice.instance, now, times);
+  store.accept(sql, lease, choice.instance, now);
+  store.complete(sql, lease, result, choice.instance, now);
+  ready(sql, choice.instance, 1);
+  return choice.execution;
+}
+
+function serveAll(sql: SqlStorage): string[] {
+  const served: string[] = [];
+  for (let next = serve(sql); next !== undefined; next = serve(sql)) served.push(next);
+  return served;
+}
+
+it("lets tenants take turns, first in first out within each", async () => {
+  const order = await withSql(newPool(), sql => {
+    for (const id of ["a1", "a2", "a3"]) queue(sql, id, { tenant: "a" });
+    for (const id of ["b1", "b2"]) queue(sql, id, { tenant: "b" });
+    connect(sql, "r");
+    const first = serve(sql);
+    queue(sql, "c1", { tenant: "c" });
+    return [first, ...serveAll(sql)];
+  });
+  expect(order).toEqual(["a1", "b1", "c1", "a2", "b2", "a3"]);
+});
+
+it("tells the position in which executions are then served", async () => {
+  const tenants = fc.array(fc.constantFrom("a", "b", "c", "d"), { minLength: 1, maxLength: 20 });
+  await withSql(newPool(), sql => {
+    fc.assert(
+      fc.property(tenants, tenants, (before, waiting) => {
+        for (const table of ["executions", "tenants", "instances", "leases"]) sql.exec(`DELETE FROM ${table}`);
+        for (const [i, tenant] of before.entries()) queue(sql, `before-${i}`, { tenant });
+        connect(sql, "r");
+        serveAll(sql);
+        for (const [i, tenant] of waiting.entries()) queue(sql, `waiting-${i}`, { tenant });
+        const positions = waiting.map((_, i) => describeExecution(sql, `waiting-${i}`).position);
+        const served = serveAll(sql);
+        expect(positions).toEqual(waiting.map((_, i) => served.indexOf(`waiting-${i}`)));
+      }),
+    );
+  });
+});
+
+it("serves a waiting tenant after at most one grant to each of the others, however much they send", async () => {
+  const arrivals = fc.array(fc.record({ tenant: fc.nat({ max: 4 }), n: fc.nat({ max: 4 }) }), { minLength: 5, maxLength: 60 });
+  await withSql(newPool(), sql => {
+    fc.assert(
+      fc.property(arrivals, arriving => {
+        for (const table of ["executions", "tenants", "instances", "leases"]) sql.exec(`DELETE FROM ${table}`);
+        connect(sql, "r");
+        const waiting = new Map<string, number>();
+        const passed = new Map<string, number>();
+        let count = 0;
+        for (const { tenant, n } of arriving) {
+          for (let i = 0; i < n; i++) queue(sql, `${tenant}:${count++}`, { tenant: `${tenant}` });
+          waiting.set(`${tenant}`, (waiting.get(`${tenant}`) ?? 0) + n);
+          const served = serve(sql)?.split(":")[0];
+          if (served === undefined) continue;
+          waiting.set(served, waiting.get(served)! - 1);
+          for (const [other, left] of waiting) passed.set(other, other === served || left === 0 ? 0 : (passed.get(other) ?? 0) + 1);
+          for (const turns of passed.values()) expect(turns).toBeLessThanOrEqual(4);
+        }
+      }),
+    );
+  });
+});
+
+it("gives an instance only what it can compute: same engine version, a model that it has", async () => {
+  const served = await withSql(newPool(), sql => {
+    queue(sql, "other-model", { model: "x" });
+    queue(sql, "other-engine", { engine: 2 });
+    queue(sql, "fits");
+    connect(sql, "r", { models: ["m", "n"] });
+    const before = serveAll(sql);
+    connect(sql, "s", { models: ["x"] });
+    return { before, after: serveAll(sql) };
+  });
+  expect(served).toEqual({ before: ["fits"], after: ["other-model"] });
+});
+
+it("never grants more than an instance has asked for, and counts grants that it has not answered", async () => {
+  const granted = await withSql(newPool(), sql => {
+    for (let i = 0; i < 5; i++) queue(sql, `e${i}`);
+    connect(sql, "r", { n: 2 });
+    const grantAll = () => {
+      let n = 0;
+      for (let choice = choose(sql, 0, times); choice; choice = choose(sql, 0, times), n++)
+        store.lease(sql, choice.execution, choice.instance, 0, times);
+      return n;
+    };
+    const first = grantAll();
+    ready(sql, "r", 3);
+    return [first, grantAll(), grantAll()];
+  });
+  expect(granted).toEqual([2, 1, 0]);
+});
+
+it("spreads work over instances, the one that waits longest first", async () => {
+  const instances = await withSql(newPool(), sql => {
+    for (let i = 0; i < 4; i++) queue(sql, `e${i}`);
+    for (const id of ["r", "s"]) connect(sql, id, { n: 2 });
+    return Array.from({ length: 4 }, () => {
+      const { execution, instance } = choose(sql, 0, times)!;
+      store.lease(sql, execution, instance, 0, times);
+      return instance;
+    });
+  });
+  expect(instances).toEqual(["r", "s", "r", "s"]);
+});
+
+it("puts what was handed back uncomputed before everything else, but not to the same instance at once", async () => {
+  const seen = await withSql(newPool(), sql => {
+    queue(sql, "a1", { tenant: "a" });
+    queue(sql, "b1", { tenant: "b" });
+    queue(sql, "b0", { tenant: "b" });
+    connect(sql, "r", { n: 1 });
+    const lease = store.lease(sql, choose(sql, 0, times)!.execution, "r", 0, times);
+    store.handBack(sql, lease, "r", 0, times);
+    const sameInstance = choose(sql, 4_999, times);
+    const due = nextDue(sql, 0, times);
+    const later = choose(sql, 5_000, times);
+    connect(sql, "s");
+    return { sameInstance, due, later, other: choose(sql, 0, times) };
+  });
+  expect(seen).toEqual({
+    sameInstance: undefined,
+    due: 5_000,
+    later: { execution: "a1", instance: "r" },
+    other: { execution: "a1", instance: "s" },
+  });
+});
