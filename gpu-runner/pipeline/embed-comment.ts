@@ -18,9 +18,9 @@ export function embedComment(file: Buffer, format: PictureFormat, comment: strin
 const pngSignature = 8;
 const pngHeader = 25;
 
-/** An iTXt chunk "parameters" behind IHDR (PNG, third edition, 11.3.3.4). */
+/** An iTXt chunk "parameters" behind IHDR (PNG, third edition, 11.3.3.4), whose text has no NUL. */
 function embedInPng(file: Buffer, comment: string): Buffer {
-  const body = Buffer.from(`iTXtparameters\0\0\0\0\0${comment}`, "utf8");
+  const body = Buffer.from(`iTXtparameters\0\0\0\0\0${comment.replaceAll("\0", "")}`, "utf8");
   const chunk = Buffer.alloc(body.length + 8);
   chunk.writeUInt32BE(body.length - 4, 0);
   body.copy(chunk, 4);

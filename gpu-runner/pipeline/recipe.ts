@@ -29,15 +29,23 @@ export function recipeText(request: PictureRequest): string {
   return [request.prompt, ...(request.negative_prompt === "" ? [] : [`Negative prompt: ${request.negative_prompt}`]), line].join("\n");
 }
 
-/** An XMP packet with the digital source type, and the whole canonical request as JSON. */
+/** The most bytes of XMP that a JPEG segment holds. Encoders drop a longer packet silently, and with it IPTC's mark. */
+const maxXmpBytes = 65_000;
+
+/** An XMP packet with the digital source type and, where it fits, the whole canonical request as JSON. */
 export function recipeXmp(request: PictureRequest): string {
+  const whole = xmpPacket(request, { "atelier:Request": canonicalPictureRequest(request) });
+  return Buffer.byteLength(whole) <= maxXmpBytes ? whole : xmpPacket(request, {});
+}
+
+function xmpPacket(request: PictureRequest, more: Readonly<Record<string, string>>): string {
   const attributes = {
     "xmlns:xmp": "http://ns.adobe.com/xap/1.0/",
     "xmlns:Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "xmlns:atelier": "urn:atelier:recipe",
     "xmp:CreatorTool": `Atelier engine ${request.engine_version}`,
     "Iptc4xmpExt:DigitalSourceType": digitalSourceType,
-    "atelier:Request": canonicalPictureRequest(request),
+    ...more,
   };
   const written = Object.entries(attributes)
     .map(([name, value]) => ` ${name}="${escapeXml(value)}"`)

@@ -1,0 +1,229 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { philoxNoise } from "../../../gpu-runner/noise/philox.ts";
+import { betaQuantile } from "../../../gpu-runner/schedulers/beta-distribution.ts";
+import { cumulativeAlphas } from "../../../gpu-runner/schedulers/betas.ts";
+import { samplerClasses, samplerConfig, schedulerClasses, schedulerConfig } from "../../../gpu-runner/schedulers/config.ts";
+import { samplers } from "../../../gpu-runner/schedulers/index.ts";
+import { roundHalfEven } from "../../../gpu-runner/schedulers/numeric.ts";
+import { predictedNoise, predictedOriginal, velocity } from "../../../gpu-runner/schedulers/parameterization.ts";
+import type { StepReport } from "../../../gpu-runner/schedulers/sampler.ts";
+import { type SamplerName, type SamplerOptions, samplerNames, samplerTraits } from "../../../shared/samplers.ts";
+
+const stableDiffusion = {
+  beta_start: 0.00085,
+  beta_end: 0.012,
+  beta_schedule: "scaled_linear",
+  num_train_timesteps: 1000,
+  clip_sample: false,
+};
+const size = 16;
+
+interface Setup {
+  sampler: SamplerName;
+  options: SamplerOptions;
+  prediction_type: "epsilon" | "v_prediction" | "sample";
+  steps: number;
+  seeds: number[];
+}
+
+/** Any sampler with any schedule, spacing and prediction type that it has. */
+const setups: fc.Arbitrary<Setup> = fc.constantFrom(...samplerNames).chain(sampler =>
+  fc.record({
+    sampler: fc.constant(sampler),
+    options: fc.record({
+      schedule: fc.constantFrom(...(sampler === "ddim" ? [undefined] : samplerTraits[sampler].schedules)),
+      timestep_spacing: fc.constantFrom("linspace" as const, "leading" as const, "trailing" as const),
+    }),
+    prediction_type: fc.constantFrom("epsilon" as const, "v_prediction" as const, "sample" as const),
+    steps: fc.integer({ min: 1, max: 60 }),
+    seeds: fc.array(fc.nat(), { minLength: 1, maxLength: 3 }),
+  }),
+);
+
+const configOf = ({ sampler, options, prediction_type }: Setup) => samplerConfig(sampler, options, { ...stableDiffusion, prediction_type });
+const scheduleOf = (setup: Setup) => samplers[samplerClasses[setup.sampler]].schedule(configOf(setup), setup.steps);
+
+async function run(setup: Setup, more: { onStep?: (report: StepReport) => void; signal?: AbortSignal } = {}): Promise<Float32Array> {
+  const generators = setup.seeds.map(philoxNoise);
+  const noise = () => Float32Array.from(generators.flatMap(generator => Array.from(generator(size))));
+  return samplers[samplerClasses[setup.sampler]].sample(configOf(setup), scheduleOf(setup), {
+    model: async (sample, timestep) => sample.map(x => 0.9 * Math.tanh(0.8 * x + 0.3 * Math.sin(timestep / 150))),
+    latents: noise(),
+    batch: setup.seeds.length,
+    noise,
+    ...more,
+  });
+}
+
+describe("schedules", () => {
+  test("timesteps and noise levels fall, from training's last to its first", () => {
+    fc.assert(
+      fc.property(setups, setup => {
+        const { timesteps, sigmas } = scheduleOf(setup);
+        expect(timesteps).toHaveLength(setup.steps);
+        expect(sigmas).toHaveLength(setup.steps + 1);
+        expect(timesteps.every((t, i) => t >= 0 && t <= 999 && t <= (timesteps[i - 1] ?? t))).toBe(true);
+        expect(sigmas.every((sigma, i) => Number.isFinite(sigma) && sigma <= (sigmas[i - 1] ?? sigma))).toBe(true);
+      }),
+    );
+  });
+
+  test.each([
+    { sampler: "ddim", spacing: "trailing", timesteps: [999, 749, 499, 249] },
+    { sampler: "ddim", spacing: "leading", timesteps: [750, 500, 250, 0] },
+    { sampler: "euler", spacing: "linspace", timesteps: [999, 666, 333, 0] },
+    { sampler: "dpmpp_2m", spacing: "linspace", timesteps: [999, 749, 500, 250] },
+    { sampler: "dpmpp_2m", spacing: "leading", timesteps: [800, 600, 400, 200] },
+  ] as const)("$sampler, $spacing", ({ sampler, spacing, timesteps }) => {
+    const config = samplerConfig(sampler, { timestep_spacing: spacing }, stableDiffusion);
+    expect(samplers[samplerClasses[sampler]].schedule(config, 4).timesteps).toEqual(timesteps);
+  });
+
+  test("zero terminal SNR ends at no signal at all and keeps the first level", () => {
+    const plain = cumulativeAlphas(schedulerConfig("DDIMScheduler", stableDiffusion));
+    const rescaled = cumulativeAlphas(schedulerConfig("DDIMScheduler", { ...stableDiffusion, rescale_betas_zero_snr: true }));
+    expect(rescaled.at(-1)).toBe(0);
+    expect(rescaled[0]).toBeCloseTo(plain[0]!, 6);
+  });
+
+  test.each(schedulerClasses)("%s refuses more steps than the model was trained with", scheduler => {
+    expect(() => samplers[scheduler].schedule(schedulerConfig(scheduler, { num_train_timesteps: 10 }), 11)).toThrow(
+      "expected an integer of 1 to 10",
+    );
+  });
+
+  test("an offset past the last timestep is refused", () => {
+    const config = schedulerConfig("DDIMScheduler", { steps_offset: 100 });
+    expect(() => samplers.DDIMScheduler.schedule(config, 100)).toThrow("steps_offset 100");
+  });
+});
+
+describe("samplers", () => {
+  test("end at finite latents after as many reports as steps", async () => {
+    await fc.assert(
+      fc.asyncProperty(setups, async setup => {
+        const reports: StepReport[] = [];
+        const latents = await run(setup, { onStep: report => void reports.push(report) });
+        expect(latents.every(Number.isFinite)).toBe(true);
+        expect(reports.map(({ step }) => step)).toEqual(Array.from({ length: setup.steps }, (_, i) => i + 1));
+        expect(reports.at(-1)!.sample).toEqual(latents);
+      }),
+    );
+  });
+
+  test("an item's result does not depend on its batch", async () => {
+    await fc.assert(
+      fc.asyncProperty(setups, async setup => {
+        const together = await run(setup);
+        const alone = await run({ ...setup, seeds: setup.seeds.slice(-1) });
+        expect(together.subarray(-size)).toEqual(alone);
+      }),
+    );
+  });
+
+  test.each(samplerNames)("%s finds the picture that a perfect model knows", async sampler => {
+    const original = philoxNoise(5)(size);
+    // The SDE of the noise prediction is stiff at high noise levels, where only Karras' schedule takes small steps.
+    const options: SamplerOptions = sampler === "dpm_2m_sde" ? { schedule: "karras" } : {};
+    const config = samplerConfig(sampler, options, { ...stableDiffusion, prediction_type: "sample" });
+    const { schedule, sample } = samplers[samplerClasses[sampler]];
+    const generator = philoxNoise(6);
+    const run = { model: async () => original, latents: generator(size), batch: 1, noise: () => generator(size) };
+    const found = await sample(config, schedule(config, 30), run);
+    // Samplers that end at the least noise level of training (0.03) instead of zero keep that much noise.
+    const tolerance = sampler === "ddim" || config.final_sigmas_type === "sigma_min" ? 0.15 : 1e-5;
+    expect(Math.max(...found.map((value, i) => Math.abs(value - original[i]!)))).toBeLessThan(tolerance);
+  });
+
+  test("stop before the step after an abort, with its reason", async () => {
+    const controller = new AbortController();
+    let steps = 0;
+    const onStep = () => {
+      if (++steps === 3) controller.abort(new Error("cancelled"));
+    };
+    const setup: Setup = { sampler: "euler", options: {}, prediction_type: "epsilon", steps: 10, seeds: [1] };
+    await expect(run(setup, { onStep, signal: controller.signal })).rejects.toThrow("cancelled");
+    expect(steps).toBe(3);
+  });
+
+  test("thresholding looks at each item by itself", async () => {
+    const thresholded: Setup = {
+      sampler: "dpmpp_2m",
+      options: { thresholding: true, sample_max_value: 1.5 },
+      prediction_type: "epsilon",
+      steps: 6,
+      seeds: [1, 2],
+    };
+    const alone = await run({ ...thresholded, seeds: [2] });
+    expect((await run(thresholded)).subarray(size)).toEqual(alone);
+    expect(alone).not.toEqual(await run({ ...thresholded, options: {}, seeds: [2] }));
+  });
+
+  test("epsilon cannot be read at pure noise", async () => {
+    const options = { rescale_betas_zero_snr: true, timestep_spacing: "trailing" } as const;
+    await expect(run({ sampler: "ddim", options, prediction_type: "epsilon", steps: 4, seeds: [1] })).rejects.toThrow("v-prediction");
+  });
+});
+
+describe("settings", () => {
+  test("a request's option beats the sampler's name, which beats the model, which beats the default", () => {
+    const model = {
+      ...stableDiffusion,
+      solver_order: 1,
+      final_sigmas_type: "zero",
+      use_karras_sigmas: true,
+      unknown_key: 1,
+      sigma_min: null,
+    };
+    expect(samplerConfig("dpm_3m", { schedule: "beta" }, model)).toMatchObject({
+      solver_order: 3,
+      final_sigmas_type: "sigma_min",
+      use_karras_sigmas: false,
+      use_beta_sigmas: true,
+      beta_end: 0.012,
+      solver_type: "midpoint",
+    });
+  });
+
+  test("a setting out of range is named", () => {
+    expect(() => schedulerConfig("EulerDiscreteScheduler", { timestep_spacing: "random" })).toThrow(
+      /EulerDiscreteScheduler: setting timestep_spacing is "random"/,
+    );
+  });
+});
+
+test("x0, epsilon and v tell the same of a sample", () => {
+  fc.assert(
+    fc.property(fc.double({ min: 0.05, max: 0.998, noNaN: true }), alpha => {
+      const signal = { alpha, sigma: Math.sqrt(1 - alpha ** 2) };
+      const [x0, epsilon] = [philoxNoise(1)(size), philoxNoise(2)(size)];
+      const sample = samplers.DDIMScheduler.addNoise(
+        { timesteps: [0], sigmas: new Float32Array(2), alphasCumprod: Float32Array.of(alpha ** 2), initNoiseSigma: 1 },
+        x0,
+        epsilon,
+        0,
+      );
+      const outputs = { epsilon, sample: x0, v_prediction: velocity(x0, epsilon, signal) } as const;
+      for (const type of ["epsilon", "sample", "v_prediction"] as const) {
+        const [original, noise] = [predictedOriginal, predictedNoise].map(predict => predict(type, outputs[type], sample, signal));
+        for (let i = 0; i < size; i++) {
+          expect(original![i]!).toBeCloseTo(x0[i]!, 3);
+          expect(noise![i]!).toBeCloseTo(epsilon[i]!, 3);
+        }
+      }
+    }),
+  );
+});
+
+test("the beta distribution's quantiles", () => {
+  // Beta(a, 1) has the quantile p^(1/a); Beta(1/2, 1/2) is the arcsine distribution.
+  for (const p of [0, 0.01, 0.3, 0.5, 0.9, 1]) {
+    expect(betaQuantile(p, 3, 1)).toBeCloseTo(p ** (1 / 3), 12);
+    expect(betaQuantile(p, 0.5, 0.5)).toBeCloseTo(Math.sin((Math.PI * p) / 2) ** 2, 12);
+  }
+});
+
+test("halves round to even", () => {
+  expect([0.5, 1.5, 2.5, 2.4, 2.6].map(roundHalfEven)).toEqual([0, 2, 2, 2, 3]);
+});
