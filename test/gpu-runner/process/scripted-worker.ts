@@ -1,6 +1,6 @@
 /**
  * A model thread whose behaviour stands in the prompt, for tests of what surrounds it:
- * `steps <ms>` takes the request's steps, `hang` spins for ever, `stuck` blocks in native code, `crash` throws, `exit` ends, `fail` reports.
+ * `steps <ms>` takes the request's steps, `slowing <ms>` takes longer for each, `hang` spins for ever, `stuck` blocks in native code, `crash` throws, `exit` ends, `fail` reports.
  * Folders: `…/missing` can't be read; for `…/full` the disk is full until the file of that name is gone.
  */
 import { spawnSync } from "node:child_process";
@@ -23,7 +23,8 @@ parentPort?.on("message", (value: unknown) => {
 });
 
 const behaviours: Record<string, (task: number, steps: number, ms: number) => unknown> = {
-  steps: takeSteps,
+  steps: (task, steps, ms) => takeSteps(task, steps, () => ms),
+  slowing: (task, steps, ms) => takeSteps(task, steps, step => ms * step),
   hang: () => {
     for (;;);
   },
@@ -36,9 +37,9 @@ const behaviours: Record<string, (task: number, steps: number, ms: number) => un
   fail: task => post({ type: "failed", task, code: "runner_failed", message: "failed as told", retryable: false, detail: "as told" }),
 };
 
-async function takeSteps(task: number, steps: number, ms: number): Promise<void> {
+async function takeSteps(task: number, steps: number, msOf: (step: number) => number): Promise<void> {
   for (let step = 1; step <= steps; step++) {
-    await delay(ms);
+    await delay(msOf(step));
     if (Atomics.load(memory, cells.canceled) === task) return post({ type: "canceled", task });
     Atomics.add(memory, cells.counter, 1);
     post({ type: "progress", task, step, steps });
