@@ -5,6 +5,8 @@ import { limitBody } from "./body.ts";
 import { type AppContext, answerError, createRouter } from "./http.ts";
 import { newRequestId } from "./ids.ts";
 import { log } from "./log.ts";
+import { describeApi } from "./openapi-document.ts";
+import { referencePage } from "./reference-page.ts";
 import { adminRoutes } from "./routes/admin.ts";
 import { eventsRoutes } from "./routes/events.ts";
 import { generationRoutes } from "./routes/generations.ts";
@@ -56,6 +58,19 @@ app.use("/admin/v1/*", securityHeaders, authenticateAdmin, limitBody);
 app.route("/", adminRoutes);
 
 app.route("/", runnerRoutes);
+app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", { type: "http", scheme: "bearer", description: "An API key, atl_…" });
+app.openAPIRegistry.registerComponent("securitySchemes", "adminToken", {
+  type: "http",
+  scheme: "bearer",
+  description: "The operator's token",
+});
+app.get("/openapi.json", context => context.json(describeApi(app, new URL(context.req.url).origin)));
+app.get("/docs", context => {
+  const nonce = crypto.randomUUID();
+  context.header("content-security-policy", `default-src 'none'; style-src 'nonce-${nonce}'; base-uri 'none'; frame-ancestors 'none'`);
+  context.header("x-content-type-options", "nosniff");
+  return context.html(referencePage(describeApi(app, new URL(context.req.url).origin), nonce));
+});
 app.route("/", pageRoutes);
 
 /** 405 with Allow where the path exists under other methods, else 404. */

@@ -9,7 +9,7 @@ export const errorTable = {
   unauthorized: { status: 401, title: "A valid API key is needed." },
   forbidden: { status: 403, title: "The key does not allow this." },
   not_found: { status: 404, title: "There is no such resource." },
-  cache_miss: { status: 404, title: "The picture is not in the cache, and cache: \"only\" was asked for." },
+  cache_miss: { status: 404, title: 'The picture is not in the cache, and cache: "only" was asked for.' },
   method_not_allowed: { status: 405, title: "This resource does not take that method." },
   idempotency_in_flight: { status: 409, title: "A request with this Idempotency-Key is still being answered." },
   stale_epoch: { status: 409, title: "The lease has ended: this epoch is no longer current." },
@@ -37,15 +37,17 @@ export const fieldErrorSchema = z.object({ field: z.string(), expected: z.string
 export type FieldError = z.infer<typeof fieldErrorSchema>;
 
 /** RFC 9457 problem document. `instance` is the request id. */
-export const problemSchema = z.object({
-  type: z.string(),
-  title: z.string(),
-  status: z.int(),
-  code: errorCodeSchema,
-  detail: z.string().optional(),
-  instance: z.string().optional(),
-  errors: z.array(fieldErrorSchema).optional(),
-});
+export const problemSchema = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    code: errorCodeSchema,
+    detail: z.string().optional(),
+    instance: z.string().optional(),
+    errors: z.array(fieldErrorSchema).optional(),
+  })
+  .meta({ id: "Problem" });
 export type Problem = z.infer<typeof problemSchema>;
 
 /** An error as a job carries it to its end. */

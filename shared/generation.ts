@@ -15,23 +15,30 @@ export const cacheModes = ["auto", "reuse", "fresh", "only"] as const;
 export type CacheMode = (typeof cacheModes)[number];
 
 /** Body of `POST /v1/generations`. What is absent is filled in from the model's manifest. */
-export const generationRequestSchema = z.strictObject({
-  prompt: z.string().min(1).max(MAX_PROMPT_CHARACTERS).describe("what to draw"),
-  negative_prompt: z.string().max(MAX_PROMPT_CHARACTERS).default("").describe("what to steer away from"),
-  model: modelNameSchema.default("pocket"),
-  width: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
-  height: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
-  steps: z.int().min(1).max(MAX_STEPS).optional().describe("sampling steps"),
-  guidance_scale: z.number().min(0).max(50).optional().describe("classifier-free guidance; 1 or less turns it off"),
-  guidance_rescale: z.number().min(0).max(1).optional().describe("share of the guided prediction that is rescaled to the plain one's deviation (arXiv 2305.08891)"),
-  seed: seedSchema.optional().describe("picture i gets seed + i, modulo 2^32"),
-  sampler: samplerNameSchema.optional(),
-  sampler_options: samplerOptionsSchema.default({}),
-  num_images: z.int().min(1).max(MAX_PICTURES).default(1),
-  format: z.enum(pictureFormats).default("png"),
-  output: z.enum(["url", "b64"]).default("url").describe("an expiring signed URL, or the file itself in base64"),
-  adapters: z.array(z.never()).max(0, "adapters are not served yet: expected an empty list").default([]),
-  cache: z.enum(cacheModes).default("auto"),
-  deadline: z.int().min(1).max(MAX_DEADLINE_S).default(DEFAULT_DEADLINE_S).describe("seconds until the job has to have ended"),
-});
+export const generationRequestSchema = z
+  .strictObject({
+    prompt: z.string().min(1).max(MAX_PROMPT_CHARACTERS).describe("what to draw"),
+    negative_prompt: z.string().max(MAX_PROMPT_CHARACTERS).default("").describe("what to steer away from"),
+    model: modelNameSchema.default("pocket"),
+    width: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
+    height: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
+    steps: z.int().min(1).max(MAX_STEPS).optional().describe("sampling steps"),
+    guidance_scale: z.number().min(0).max(50).optional().describe("classifier-free guidance; 1 or less turns it off"),
+    guidance_rescale: z
+      .number()
+      .min(0)
+      .max(1)
+      .optional()
+      .describe("share of the guided prediction that is rescaled to the plain one's deviation (arXiv 2305.08891)"),
+    seed: seedSchema.optional().describe("picture i gets seed + i, modulo 2^32"),
+    sampler: samplerNameSchema.optional(),
+    sampler_options: samplerOptionsSchema.default({}),
+    num_images: z.int().min(1).max(MAX_PICTURES).default(1),
+    format: z.enum(pictureFormats).default("png"),
+    output: z.enum(["url", "b64"]).default("url").describe("an expiring signed URL, or the file itself in base64"),
+    adapters: z.array(z.unknown()).max(0, "adapters are not served yet: expected an empty list").default([]),
+    cache: z.enum(cacheModes).default("auto"),
+    deadline: z.int().min(1).max(MAX_DEADLINE_S).default(DEFAULT_DEADLINE_S).describe("seconds until the job has to have ended"),
+  })
+  .meta({ id: "GenerationRequest" });
 export type GenerationRequest = z.infer<typeof generationRequestSchema>;

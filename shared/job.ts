@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { problemSchema, jobErrorSchema } from "./errors.ts";
+import { jobErrorSchema, problemSchema } from "./errors.ts";
 import { generationRequestSchema } from "./generation.ts";
 import { idSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
@@ -13,52 +13,58 @@ export function isTerminal(status: JobStatus): boolean {
 }
 
 /** A picture of a generation as a client sees it. `url` or `b64` only once it exists. */
-export const pictureViewSchema = z.object({
-  index: z.int().min(0),
-  id: idSchema("picture").nullable(),
-  status: z.enum(jobStatuses),
-  seed: seedSchema,
-  width: z.int(),
-  height: z.int(),
-  cached: z.boolean().describe("true where nothing was computed for this request"),
-  sha256: sha256Schema.nullable().describe("hash of the file"),
-  bytes: z.int().nullable(),
-  media_type: z.string(),
-  url: z.string().nullable().describe("expiring signed URL of this one picture"),
-  b64: z.string().optional(),
-});
+export const pictureViewSchema = z
+  .object({
+    index: z.int().min(0),
+    id: idSchema("picture").nullable(),
+    status: z.enum(jobStatuses),
+    seed: seedSchema,
+    width: z.int(),
+    height: z.int(),
+    cached: z.boolean().describe("true where nothing was computed for this request"),
+    sha256: sha256Schema.nullable().describe("hash of the file"),
+    bytes: z.int().nullable(),
+    media_type: z.string(),
+    url: z.string().nullable().describe("expiring signed URL of this one picture"),
+    b64: z.string().optional(),
+  })
+  .meta({ id: "Picture" });
 export type PictureView = z.infer<typeof pictureViewSchema>;
 
 /** What a job waits for. */
-export const jobViewSchema = z.object({
-  id: idSchema("job"),
-  object: z.literal("job"),
-  kind: z.literal("generation"),
-  generation: idSchema("generation"),
-  status: z.enum(jobStatuses),
-  created_at: z.iso.datetime(),
-  finished_at: z.iso.datetime().nullable(),
-  deadline_at: z.iso.datetime(),
-  queue_position: z.int().min(0).nullable().describe("executions before this job's first waiting one; null when none waits"),
-  no_runner: z.boolean().describe("true while the job waits and no runner is connected that could take it"),
-  progress: z.object({ step: z.int(), steps: z.int() }).nullable().describe("summed over the pictures that are computed"),
-  error: jobErrorSchema.nullable(),
-});
+export const jobViewSchema = z
+  .object({
+    id: idSchema("job"),
+    object: z.literal("job"),
+    kind: z.literal("generation"),
+    generation: idSchema("generation"),
+    status: z.enum(jobStatuses),
+    created_at: z.iso.datetime(),
+    finished_at: z.iso.datetime().nullable(),
+    deadline_at: z.iso.datetime(),
+    queue_position: z.int().min(0).nullable().describe("executions before this job's first waiting one; null when none waits"),
+    no_runner: z.boolean().describe("true while the job waits and no runner is connected that could take it"),
+    progress: z.object({ step: z.int(), steps: z.int() }).nullable().describe("summed over the pictures that are computed"),
+    error: jobErrorSchema.nullable(),
+  })
+  .meta({ id: "Job" });
 export type JobView = z.infer<typeof jobViewSchema>;
 
 /** A generation: the request with its defaults filled in, its job, its pictures. */
-export const generationViewSchema = z.object({
-  id: idSchema("generation"),
-  object: z.literal("generation"),
-  job: jobViewSchema,
-  status: z.enum(jobStatuses),
-  created_at: z.iso.datetime(),
-  model: z.string(),
-  model_hash: z.string(),
-  request: generationRequestSchema.required(),
-  pictures: z.array(pictureViewSchema),
-  error: problemSchema.nullable(),
-});
+export const generationViewSchema = z
+  .object({
+    id: idSchema("generation"),
+    object: z.literal("generation"),
+    job: jobViewSchema,
+    status: z.enum(jobStatuses),
+    created_at: z.iso.datetime(),
+    model: z.string(),
+    model_hash: z.string(),
+    request: generationRequestSchema.required(),
+    pictures: z.array(pictureViewSchema),
+    error: problemSchema.nullable(),
+  })
+  .meta({ id: "Generation" });
 export type GenerationView = z.infer<typeof generationViewSchema>;
 
 /** Events of a job, in the order in which they are streamed. The last one has a terminal type. */

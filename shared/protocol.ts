@@ -34,17 +34,25 @@ export const runnerMessageSchema = z.discriminatedUnion("type", [
       leases: z.array(leaseSchema).describe("leases that it still holds, computing or waiting for a commit"),
     })
     .describe("first message on every socket, also after a cut"),
-  z.strictObject({ ...v, type: z.literal("ready"), n: z.int().min(0).max(64) }).describe("how many more executions it takes now; replaces what it said before"),
+  z
+    .strictObject({ ...v, type: z.literal("ready"), n: z.int().min(0).max(64) })
+    .describe("how many more executions it takes now; replaces what it said before"),
   z.strictObject({ ...v, type: z.literal("accept"), leases: z.array(leaseSchema).min(1) }).describe("a grant was verified and taken"),
-  z.strictObject({ ...v, type: z.literal("reject"), leases: z.array(leaseSchema).min(1), reason: z.string().max(500) }).describe("a grant was refused; nothing is computed"),
+  z
+    .strictObject({ ...v, type: z.literal("reject"), leases: z.array(leaseSchema).min(1), reason: z.string().max(500) })
+    .describe("a grant was refused; nothing is computed"),
   z
     .strictObject({ ...v, type: z.literal("heartbeat"), leases: z.array(z.strictObject({ ...lease, counter: z.int().min(0) })) })
     .describe("counter: steps of the model thread, so that a hung computation shows"),
-  z.strictObject({ ...v, type: z.literal("complete"), ...lease, result: resultSchema }).describe("uploaded; sent again on every new socket until answered"),
+  z
+    .strictObject({ ...v, type: z.literal("complete"), ...lease, result: resultSchema })
+    .describe("uploaded; sent again on every new socket until answered"),
   z
     .strictObject({ ...v, type: z.literal("fail"), ...lease, code: errorCodeSchema, message: z.string().max(2000), retryable: z.boolean() })
     .describe("not retryable: the same input fails everywhere"),
-  z.strictObject({ ...v, type: z.literal("release"), leases: z.array(leaseSchema) }).describe("handed back uncomputed, as a draining runner does; does not count as an attempt"),
+  z
+    .strictObject({ ...v, type: z.literal("release"), leases: z.array(leaseSchema) })
+    .describe("handed back uncomputed, as a draining runner does; does not count as an attempt"),
 ]);
 export type RunnerMessage = z.infer<typeof runnerMessageSchema>;
 
@@ -63,10 +71,14 @@ export const dispatcherMessageSchema = z.discriminatedUnion("type", [
       ...v,
       type: z.literal("lease"),
       grant: z.string().describe("JWS, verified against the configured public keys before anything is computed"),
-      executions: z.array(z.strictObject({ ...lease, params: z.string().describe("canonical picture request; its hash stands in the grant") })).min(1),
+      executions: z
+        .array(z.strictObject({ ...lease, params: z.string().describe("canonical picture request; its hash stands in the grant") }))
+        .min(1),
     })
     .describe("to be answered by accept or reject within the acknowledgement time"),
-  z.strictObject({ ...v, type: z.literal("cancel"), leases: z.array(leaseSchema).min(1) }).describe("stop: canceled, expired or taken away"),
+  z
+    .strictObject({ ...v, type: z.literal("cancel"), leases: z.array(leaseSchema).min(1) })
+    .describe("stop: canceled, expired or taken away"),
   z.strictObject({ ...v, type: z.literal("committed"), ...lease }).describe("the result is stored; the lease is over"),
   z.strictObject({ ...v, type: z.literal("refused"), ...lease, reason: z.string() }).describe("the lease is over, nothing of it was taken"),
   z.strictObject({ ...v, type: z.literal("error"), code: errorCodeSchema, message: z.string() }).describe("the socket is closed after it"),

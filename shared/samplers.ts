@@ -30,30 +30,32 @@ export type DpmAlgorithm = (typeof dpmAlgorithms)[number];
  * Sampler options; all optional, and what is absent comes from the model's scheduler configuration, else from the sampler's own default.
  * Names and meanings are diffusers', except `schedule`, which stands for its `use_…_sigmas` flags. Unknown keys are errors.
  */
-export const samplerOptionsSchema = z.strictObject({
-  schedule: z.enum(sigmaSchedules).optional().describe("spacing of the noise levels"),
-  timestep_spacing: z.enum(["linspace", "leading", "trailing"]).optional(),
-  steps_offset: z.int().min(0).max(100).optional(),
-  rescale_betas_zero_snr: z.boolean().optional().describe("end the noise schedule at pure noise; for v-prediction models"),
-  eta: z.number().min(0).max(1).optional().describe("0: DDIM, 1: as random as DDPM"),
-  clip_sample: z.boolean().optional(),
-  clip_sample_range: z.number().positive().optional(),
-  set_alpha_to_one: z.boolean().optional(),
-  thresholding: z.boolean().optional().describe("dynamic thresholding (Imagen)"),
-  dynamic_thresholding_ratio: z.number().min(0).max(1).optional(),
-  sample_max_value: z.number().min(1).optional(),
-  s_churn: z.number().min(0).optional(),
-  s_tmin: z.number().min(0).optional(),
-  s_tmax: z.number().min(0).optional(),
-  s_noise: z.number().min(0).max(2).optional(),
-  algorithm_type: z.enum(dpmAlgorithms).optional(),
-  solver_order: z.int().min(1).max(3).optional(),
-  solver_type: z.enum(["midpoint", "heun"]).optional(),
-  final_sigmas_type: z.enum(["zero", "sigma_min"]).optional(),
-  euler_at_final: z.boolean().optional(),
-  lower_order_final: z.boolean().optional(),
-  lambda_min_clipped: z.number().optional(),
-});
+export const samplerOptionsSchema = z
+  .strictObject({
+    schedule: z.enum(sigmaSchedules).optional().describe("spacing of the noise levels"),
+    timestep_spacing: z.enum(["linspace", "leading", "trailing"]).optional(),
+    steps_offset: z.int().min(0).max(100).optional(),
+    rescale_betas_zero_snr: z.boolean().optional().describe("end the noise schedule at pure noise; for v-prediction models"),
+    eta: z.number().min(0).max(1).optional().describe("0: DDIM, 1: as random as DDPM"),
+    clip_sample: z.boolean().optional(),
+    clip_sample_range: z.number().positive().optional(),
+    set_alpha_to_one: z.boolean().optional(),
+    thresholding: z.boolean().optional().describe("dynamic thresholding (Imagen)"),
+    dynamic_thresholding_ratio: z.number().min(0).max(1).optional(),
+    sample_max_value: z.number().min(1).optional(),
+    s_churn: z.number().min(0).optional(),
+    s_tmin: z.number().min(0).optional(),
+    s_tmax: z.number().min(0).optional(),
+    s_noise: z.number().min(0).max(2).optional(),
+    algorithm_type: z.enum(dpmAlgorithms).optional(),
+    solver_order: z.int().min(1).max(3).optional(),
+    solver_type: z.enum(["midpoint", "heun"]).optional(),
+    final_sigmas_type: z.enum(["zero", "sigma_min"]).optional(),
+    euler_at_final: z.boolean().optional(),
+    lower_order_final: z.boolean().optional(),
+    lambda_min_clipped: z.number().optional(),
+  })
+  .meta({ id: "SamplerOptions" });
 export type SamplerOptions = z.infer<typeof samplerOptionsSchema>;
 export type SamplerOptionName = keyof SamplerOptions;
 

@@ -69,7 +69,10 @@ export const capabilityClaimsSchema = z.strictObject({
 });
 export type CapabilityClaims = z.infer<typeof capabilityClaimsSchema>;
 
-const claimsSchemas = { offer: offerClaimsSchema, grant: grantClaimsSchema, capability: capabilityClaimsSchema } as const satisfies Record<SignedKind, z.ZodType>;
+const claimsSchemas = { offer: offerClaimsSchema, grant: grantClaimsSchema, capability: capabilityClaimsSchema } as const satisfies Record<
+  SignedKind,
+  z.ZodType
+>;
 export type Claims<K extends SignedKind> = z.infer<(typeof claimsSchemas)[K]>;
 
 export const publicJwkSchema = z.object({ kty: z.literal("OKP"), crv: z.literal("Ed25519"), x: z.string(), kid: z.string().min(1) });
@@ -95,7 +98,11 @@ export class SignatureRefused extends Error {
 }
 
 /** Signs claims; `aud`, `iat` and `jti` are filled in. `exp` is in seconds since 1970. */
-export async function sign<K extends SignedKind>(kind: K, claims: Omit<Claims<K>, "aud" | "iat" | "jti">, key: PrivateJwk): Promise<string> {
+export async function sign<K extends SignedKind>(
+  kind: K,
+  claims: Omit<Claims<K>, "aud" | "iat" | "jti">,
+  key: PrivateJwk,
+): Promise<string> {
   const { typ, aud } = signedKinds[kind];
   const payload = { ...claims, aud, iat: Math.floor(Date.now() / 1000), jti: crypto.randomUUID() };
   return new CompactSign(new TextEncoder().encode(JSON.stringify(payload)))

@@ -10,7 +10,10 @@ import { json, problems, secured } from "../openapi.ts";
 export const modelRoutes = createRouter();
 
 /** A model as clients see it. To which pool its requests go is the operator's business. */
-const modelViewSchema = modelManifestSchema.omit({ pool: true }).extend({ object: z.literal("model") });
+const modelViewSchema = modelManifestSchema
+  .omit({ pool: true })
+  .extend({ object: z.literal("model") })
+  .meta({ id: "Model" });
 type ModelView = z.infer<typeof modelViewSchema>;
 
 function modelView({ pool: _hidden, ...manifest }: ModelManifest): ModelView {
