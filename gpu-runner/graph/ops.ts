@@ -2,7 +2,18 @@
  * The ops: one op, one exported function, which checks its inputs, infers the shape of what it makes and appends a node.
  * `Attributes` lists every op; an emitter (and later a gradient rule) is a table over it, so that an omission does not compile.
  */
-import { add as addDims, type Dim, dimName, equal, equalShapes, floorDivide, multiply, product, type Shape, shapeName } from "./dims.ts";
+import {
+  add as addDims,
+  type Dim,
+  dimName,
+  equal,
+  equalShapes,
+  floorDivide,
+  multiply as multiplyDims,
+  product,
+  type Shape,
+  shapeName,
+} from "./dims.ts";
 import { GraphError, type Value } from "./ir.ts";
 
 /** Zeros around height and width. */
@@ -39,7 +50,7 @@ export function add(a: Value, b: Value): Value {
 }
 
 /** a * b, broadcast as in NumPy. */
-export function multiplyValues(a: Value, b: Value): Value {
+export function multiply(a: Value, b: Value): Value {
   return one("multiply", [a, b], {}, broadcast("multiply", a, b));
 }
 
@@ -72,7 +83,7 @@ export function conv2d(x: Value, weight: Value, bias: Value, options: { stride: 
   expect("conv2d", inputs, equalShapes(bias.shape, [filters!]), `bias [${dimName(filters!)}]`, bias);
   const { top, left, bottom, right } = options.pads;
   const extent = (size: Dim, kernel: Dim, padding: number): Dim =>
-    addDims(floorDivide(addDims(addDims(size, padding), multiply(kernel, -1)), options.stride), 1);
+    addDims(floorDivide(addDims(addDims(size, padding), multiplyDims(kernel, -1)), options.stride), 1);
   const shape = [batch!, filters!, extent(height!, kernelHeight!, top + bottom), extent(width!, kernelWidth!, left + right)];
   return one("conv2d", inputs, options, shape);
 }

@@ -1,9 +1,7 @@
 /** Activation functions by the names that configs use. */
 import type { Value } from "../graph/ir.ts";
 import { gelu, quickGelu, silu } from "../graph/ops.ts";
-
-export const activationNames = ["silu", "swish", "gelu", "quick_gelu"] as const;
-export type ActivationName = (typeof activationNames)[number];
+import type { ActivationName } from "../weights/configs.ts";
 
 export const activations = {
   silu,

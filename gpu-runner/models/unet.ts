@@ -160,5 +160,5 @@ function attend(place: Place, x: Value, context: Value, heads: number): Value {
 /** GEGLU (Shazeer 2020): the first half times the gelu of the second. */
 function feedForward(place: Place, x: Value, width: number): Value {
   const [value, gate] = ops.split(linear(place.at("net.0.proj"), x, width * 8), 2, 2);
-  return linear(place.at("net.2"), ops.multiplyValues(value!, ops.gelu(gate!)), width);
+  return linear(place.at("net.2"), ops.multiply(value!, ops.gelu(gate!)), width);
 }

@@ -5,8 +5,11 @@
  */
 import { readFileSync } from "node:fs";
 import { z } from "zod";
-import { type ActivationName, activationNames } from "../models/activations.ts";
 import { ModelError } from "./model-error.ts";
+
+/** Activation functions by the names that configs use. */
+export const activationNames = ["silu", "swish", "gelu", "quick_gelu"] as const;
+export type ActivationName = (typeof activationNames)[number];
 
 export interface UnetLevel {
   channels: number;

@@ -13,7 +13,7 @@ type Build = (input: (...shape: Shape) => Value) => Value | Value[];
 
 const inferred = {
   add: { shape: "[B, 8, H, W]", build: x => ops.add(x(B, 8, H, W), x(B, 8, 1, 1)) },
-  multiply: { shape: "[B, 8, H, W]", build: x => ops.multiplyValues(x(8, 1, 1), x(B, 8, H, W)) },
+  multiply: { shape: "[B, 8, H, W]", build: x => ops.multiply(x(8, 1, 1), x(B, 8, H, W)) },
   silu: { shape: "[B, 3]", build: x => ops.silu(x(B, 3)) },
   gelu: { shape: "[B, 3]", build: x => ops.gelu(x(B, 3)) },
   quickGelu: { shape: "[B, 3]", build: x => ops.quickGelu(x(B, 3)) },
@@ -41,7 +41,7 @@ const rejected: Record<string, { build: Build; op: OpName; expected: string; got
     got: "[B, 4] of x1",
   },
   "multiplying by another symbol": {
-    build: x => ops.multiplyValues(x(H), x(W)),
+    build: x => ops.multiply(x(H), x(W)),
     op: "multiply",
     expected: "dims equal to [H] or 1",
     got: "[W] of x1",

@@ -34,7 +34,7 @@ const cases = {
   },
   multiply: {
     inputs: { ...imageInput, y: { shape: [4, 1, 1], tensor: wave([4, 1, 1], 3) } },
-    build: ({ x, y }) => ops.multiplyValues(x!, y!),
+    build: ({ x, y }) => ops.multiply(x!, y!),
     expected: tensor([2, 4, 3, 5], i => image.data[i]! * wave([4], 3).data[Math.floor(i / 15) % 4]!),
   },
   silu: { inputs: tokensInput, build: ({ x }) => ops.silu(x!), expected: map(tokens, x => x * sigmoid(x)) },
