@@ -1,7 +1,7 @@
 /** Opens a diffusers folder of the Stable Diffusion 1 family: finds its files, reads its configs, hashes what determines a picture. */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative, resolve, sep } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import {
@@ -18,6 +18,7 @@ import { ModelError } from "./model-error.ts";
 export type ComponentName = "unet" | "vae" | "textEncoder";
 
 export interface ModelFolder {
+  /** Absolute. */
   path: string;
   /** Absolute paths of the weight files. */
   weightFiles: Readonly<Record<ComponentName, string>>;
@@ -65,7 +66,8 @@ const otherFiles = [
 ];
 
 /** Reads everything but the weights. Throws ModelError naming file, key, expected and got. */
-export function openModelFolder(path: string): ModelFolder {
+export function openModelFolder(folder: string): ModelFolder {
+  const path = resolve(folder);
   const indexFile = join(path, "model_index.json");
   const index = parseConfig(indexFile, indexSchema);
   for (const [name, classes] of Object.entries(supportedClasses)) {
@@ -108,18 +110,15 @@ export interface ModelHash {
 
 /** Hashes the files that determine the picture; reads all of them. Throws ModelError where the folder cannot be opened. */
 export async function hashModel(folder: ModelFolder): Promise<ModelHash> {
-  const relative = (file: string): string =>
-    file
-      .slice(folder.path.length)
-      .replace(/^[/\\]/, "")
-      .replaceAll("\\", "/");
+  // With "/" on every system, so that a model has one hash.
+  const nameOf = (file: string): string => relative(folder.path, file).split(sep).join("/");
   const configs = ["unet", "vae", "text_encoder"].map(name => `${name}/config.json`);
   const present = [...otherFiles, ...configs].filter(name => existsSync(join(folder.path, name)));
-  const names = [...present, ...Object.values(folder.weightFiles).map(relative)].sort();
+  const names = [...present, ...Object.values(folder.weightFiles).map(nameOf)].sort();
   const rows: [string, string][] = [];
   for (const name of names) rows.push([name, await sha256OfFile(join(folder.path, name))]);
   const byName = new Map(rows);
-  const of = (name: ComponentName): string => byName.get(relative(folder.weightFiles[name]))!;
+  const of = (name: ComponentName): string => byName.get(nameOf(folder.weightFiles[name]))!;
   const hash = `sha256:${createHash("sha256").update(JSON.stringify(rows)).digest("hex")}`;
   return { hash, weights: { unet: of("unet"), vae: of("vae"), textEncoder: of("textEncoder") } };
 }

@@ -3,7 +3,18 @@
  * everything else is widened once into a sidecar in the cache, named by the content it was made from.
  */
 import { randomUUID } from "node:crypto";
-import { copyFileSync, existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { CacheError } from "./cache-error.ts";
 import { ModelError } from "./model-error.ts";
@@ -75,7 +86,8 @@ export function linkIntoFolder(files: readonly string[], cacheDir: string): { fo
 
 function linkOrCopy(from: string, to: string): void {
   try {
-    linkSync(from, to);
+    // Hub caches hold symbolic links; a hard link to one of those would lead out of the folder again.
+    linkSync(realpathSync(from), to);
   } catch (error) {
     // Another file system, or another owner's file where the kernel protects hard links.
     const code = error instanceof Error && "code" in error ? error.code : "";

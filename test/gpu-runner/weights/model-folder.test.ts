@@ -1,11 +1,11 @@
-import { cpSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
 import { describe, expect, test } from "vitest";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { readTextEncoderConfig, readUnetConfig, readVaeConfig } from "../../../gpu-runner/weights/configs.ts";
 import { describeModel } from "../../../gpu-runner/weights/describe.ts";
 import { ModelError } from "../../../gpu-runner/weights/model-error.ts";
-import { copyModel, editJson, editWeights, goldenModel } from "../support/model-folder.ts";
+import { copyModel, editJson, editWeights, goldenModel, widenWeights } from "../support/model-folder.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 
 const files = {
@@ -124,6 +124,16 @@ describe("folders", () => {
     expect(await loadError(folder)).toMatchObject({ file: join(folder, "unet"), key: "weights", got: "neither" });
   });
 
+  test("a hub cache's symbolic links are followed", async () => {
+    const folder = copyModel();
+    widenWeights(join(folder, files.vae));
+    renameSync(join(folder, files.vae), join(folder, "blob"));
+    symlinkSync("../blob", join(folder, files.vae));
+    const model = await loadDiffusionModel(folder, { provider: "cpu", cacheDir: temporaryFolder() });
+    expect((await model.decodeLatents({ data: new Float32Array(4), shape: [1, 4, 1, 1] })).shape).toEqual([1, 3, 8, 8]);
+    await model.release();
+  });
+
   test("description of the reference model", async () => {
     expect(await describeModel(goldenModel)).toMatchObject({
       hash: expect.stringMatching(/^sha256:[0-9a-f]{64}$/),
@@ -148,6 +158,7 @@ describe("folders", () => {
     const folder = copyModel();
     const { hash } = await describeModel(goldenModel);
     expect((await describeModel(folder)).hash).toBe(hash);
+    expect((await describeModel(`${relative(".", folder)}/`)).hash).toBe(hash);
     writeFileSync(join(folder, "README.md"), "about");
     expect((await describeModel(folder)).hash).toBe(hash);
     const changed = new Set([hash]);
@@ -229,7 +240,6 @@ describe("keys of weight files", () => {
     const folder = copyModel();
     const whole = join(goldenModel, files.unet);
     cpSync(whole, join(folder, files.unet));
-    const { truncateSync } = await import("node:fs");
     truncateSync(join(folder, files.unet), 100_000);
     expect(await loadError(folder)).toMatchObject({ name: "SafetensorsError", key: "file", got: "100000 bytes" });
   });
