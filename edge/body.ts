@@ -1,5 +1,7 @@
+import type { MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { AtelierError } from "../shared/errors.ts";
+import type { AppEnv } from "./http.ts";
 
 /** Two prompts of the greatest length, every character escaped, and the rest. */
 export const MAX_JSON_BYTES = 256 * 1024;
@@ -11,3 +13,12 @@ export const limitBody = bodyLimit({
     throw new AtelierError("payload_too_large", `Expected at most ${MAX_JSON_BYTES} bytes.`);
   },
 });
+
+/** Refuses a body that does not say that it is JSON, before a validator takes it for an empty one. */
+export const requireJson: MiddlewareHandler<AppEnv> = async (context, next) => {
+  const type = context.req.header("content-type");
+  if (context.req.raw.body !== null && !/^application\/json\s*(;|$)/i.test(type ?? "")) {
+    throw new AtelierError("invalid_request", `Expected the header Content-Type: application/json, got ${type ?? "none"}.`);
+  }
+  await next();
+};
