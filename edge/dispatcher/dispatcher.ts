@@ -30,7 +30,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   readonly #sql: SqlStorage;
   readonly #sockets: Sockets;
   readonly #settling = new Map<string, Promise<void>>();
-  #sweeping: Promise<void> | undefined;
+  #sweeping: Promise<void> = Promise.resolve();
   #cursor: Cursor = FROM_THE_START;
   #alarmAt: number | undefined;
 
@@ -349,12 +349,11 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     this.#sql.exec("UPDATE pool SET sweep_at = min(coalesce(sweep_at, ?1), ?1)", at);
   }
 
-  /** Sweeps, or waits for the sweep that is under way. */
+  /** Sweeps after the sweep that is under way, which may have looked before what the caller means happened. */
   async #sweep(): Promise<void> {
-    this.#sweeping ??= this.#sweepOnce().finally(() => {
-      this.#sweeping = undefined;
-    });
-    await this.#sweeping;
+    const sweeping = this.#sweeping.then(() => this.#sweepOnce());
+    this.#sweeping = sweeping.catch(() => undefined);
+    await sweeping;
   }
 
   async #sweepOnce(): Promise<void> {

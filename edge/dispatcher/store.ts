@@ -294,13 +294,18 @@ export function resultRefused(sql: SqlStorage, execution: string, why: string, n
  * D1 says that an execution is live which is over here (its database was restored, say): its outcome is settled once more. A job that waits
  * for a canceled one is told so.
  */
-export function settleAgain(sql: SqlStorage, execution: string, now: number): void {
+export function settleAgain(sql: SqlStorage, execution: string, asked: number): void {
   const row = executionRow(sql, execution);
-  if (row?.state !== "done") return;
+  // What was settled since D1 was asked is no contradiction.
+  if (row?.state !== "done" || row.done_at === null || row.done_at >= asked) return;
   if (row.outcome === "canceled")
-    conclude(sql, execution, "failed", { code: "internal", message: "the execution was canceled before" }, now);
+    conclude(sql, execution, "failed", { code: "internal", message: "the execution was canceled before" }, asked);
   else
-    sql.exec("UPDATE executions SET state = 'committing', settle_at = ?, settle_failures = 0, done_at = NULL WHERE id = ?", now, execution);
+    sql.exec(
+      "UPDATE executions SET state = 'committing', settle_at = ?, settle_failures = 0, done_at = NULL WHERE id = ?",
+      asked,
+      execution,
+    );
 }
 
 /** Forgets tombstones, tenants and instances that are too old to matter. */

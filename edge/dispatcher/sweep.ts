@@ -8,6 +8,9 @@ import { canTake } from "./views.ts";
 /** Rows of one kind that one sweep handles; also the most messages that a queue takes at once. */
 const PAGE = 100;
 
+/** When a sweep goes on that did not see everything, in milliseconds. */
+const NEXT_PAGE_MS = 1000;
+
 /** Where the next sweep goes on among the live executions. */
 export interface Cursor {
   readonly created_at: number;
@@ -35,7 +38,7 @@ export async function sweepPool(env: Env, sql: SqlStorage, pool: string, cursor:
     .all<{ id: string }>();
   const abandoned = results.map(({ id }) => id);
   const more = live.offered === PAGE || overdue === PAGE || abandoned.length === PAGE;
-  return { abandoned, next: more ? now : await nextSweep(env, pool, now), cursor: live.cursor };
+  return { abandoned, next: more ? now + NEXT_PAGE_MS : await nextSweep(env, pool, now), cursor: live.cursor };
 }
 
 async function nextSweep(env: Env, pool: string, now: number): Promise<number | null> {
