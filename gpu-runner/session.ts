@@ -59,7 +59,7 @@ async function loadModel(model: OnnxModel, options: SessionOptions): Promise<ort
       extra: { session: { set_denormal_as_zero: "1" } },
     });
   } finally {
-    // The mapped weights stay valid: their pages belong to the file, whose last link this is not, or is no longer needed.
+    // Mapped weights outlive the links that they were mapped through.
     rmSync(folder, { recursive: true, force: true });
   }
 }
@@ -124,7 +124,11 @@ export class SessionCache {
     const release = async (): Promise<void> => {
       if (--shared.users > 0) return;
       this.#sessions.delete(key);
-      await (await shared.session).release();
+      // A session whose making failed has nothing to release, and its error went to who asked for it.
+      await shared.session.then(
+        session => session.release(),
+        () => undefined,
+      );
     };
     return { session: shared.session, release };
   }

@@ -91,7 +91,9 @@ describe("the session cache", () => {
 
   test("does not keep a failure", async () => {
     const cache = new SessionCache();
-    await expect(cache.acquire("a", () => Promise.reject(new Error("no memory"))).session).rejects.toThrow("no memory");
+    const failed = cache.acquire("a", () => Promise.reject(new Error("no memory")));
+    await expect(failed.session).rejects.toThrow("no memory");
+    await failed.release();
     const released: string[] = [];
     expect(await cache.acquire("a", async () => fake(released, "a")).session).toBeDefined();
   });
