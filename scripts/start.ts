@@ -21,7 +21,11 @@ async function main(): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
 
   product = await startProduct(state, { port: Number(process.env.ATELIER_PORT ?? 8787), models: [model], say: line => console.log(line) });
-  const seconds = await firstPicture(product);
+  const running = product;
+  const seconds = await firstPicture(product).catch(async error => {
+    await running.stop();
+    throw error;
+  });
   console.log(`First picture after ${((performance.now() - began) / 1000).toFixed(1)} s; drawing it took ${seconds.toFixed(1)} s.\n`);
   console.log(welcome(product));
   const ended = await Promise.race([product.edge.ended.then(() => "edge"), product.runner.ended.then(() => "runner")]);
@@ -33,10 +37,14 @@ async function main(): Promise<void> {
 /** Node's version and the C library's, which workerd needs. */
 function checkMachine(): void {
   const major = Number(process.versions.node.split(".")[0]);
-  if (major < 22) throw new StartError(`Node ${process.versions.node} is too old to run Atelier and no newer one was installed beside it for ${process.platform}-${process.arch}: install Node 22.18 or newer.`);
+  if (major < 22)
+    throw new StartError(
+      `Node ${process.versions.node} is too old to run Atelier and no newer one was installed beside it for ${process.platform}-${process.arch}: install Node 22.18 or newer.`,
+    );
   const header = (process.report.getReport() as { header?: { glibcVersionRuntime?: string } }).header;
   const [, minor] = header?.glibcVersionRuntime?.split(".").map(Number) ?? [];
-  if (minor !== undefined && minor < 35) throw new StartError(`workerd needs glibc 2.35 or newer; this machine has ${header?.glibcVersionRuntime}.`);
+  if (minor !== undefined && minor < 35)
+    throw new StartError(`workerd needs glibc 2.35 or newer; this machine has ${header?.glibcVersionRuntime}.`);
 }
 
 /** Asks for a picture through the public API, as any client would. @returns seconds until it was there. */
@@ -48,7 +56,8 @@ async function firstPicture({ url, key }: Product): Promise<number> {
     body: JSON.stringify({ prompt: "a red cube, on a green floor", seed: 1, cache: "fresh" }),
   });
   const body = await answer.text();
-  if (!answer.ok || !body.includes('"status":"succeeded"')) throw new StartError(`The first picture failed (HTTP ${answer.status}): ${body.slice(0, 500)}`);
+  if (!answer.ok || !body.includes('"status":"succeeded"'))
+    throw new StartError(`The first picture failed (HTTP ${answer.status}): ${body.slice(0, 500)}`);
   return (performance.now() - began) / 1000;
 }
 

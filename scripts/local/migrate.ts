@@ -29,12 +29,19 @@ type Statement = object;
 
 async function applyMigrations(db: Database, folder: string): Promise<void> {
   await db
-    .prepare("CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)")
+    .prepare(
+      "CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)",
+    )
     .run();
   const applied = new Set((await db.prepare("SELECT name FROM d1_migrations").all<{ name: string }>()).results.map(({ name }) => name));
-  const files = readdirSync(folder).filter(name => name.endsWith(".sql")).sort();
+  const files = readdirSync(folder)
+    .filter(name => name.endsWith(".sql"))
+    .sort();
   for (const name of files.filter(file => !applied.has(file))) {
     const statements = readFileSync(join(folder, name), "utf8").split("--> statement-breakpoint");
-    await db.batch([...statements.map(sql => db.prepare(sql) as Statement), db.prepare("INSERT INTO d1_migrations (name) VALUES (?)").bind(name)]);
+    await db.batch([
+      ...statements.map(sql => db.prepare(sql) as Statement),
+      db.prepare("INSERT INTO d1_migrations (name) VALUES (?)").bind(name),
+    ]);
   }
 }

@@ -16,8 +16,16 @@ export interface Running {
 }
 
 /** Starts `node` with arguments; output goes to a log file. */
-export function startProcess(args: readonly string[], options: { log: string; env: Record<string, string | undefined>; cwd?: string }): Running {
-  const child = spawn(process.execPath, args, { detached: true, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...options.env }, cwd: options.cwd });
+export function startProcess(
+  args: readonly string[],
+  options: { log: string; env: Record<string, string | undefined>; cwd?: string },
+): Running {
+  const child = spawn(process.execPath, args, {
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...options.env },
+    cwd: options.cwd,
+  });
   const log = createWriteStream(options.log, { flags: "a", mode: 0o600 });
   child.stdout.pipe(log, { end: false });
   child.stderr.pipe(log, { end: false });
@@ -63,7 +71,13 @@ export function requireFreePort(port: number): Promise<void> {
  * Polls until `probe` answers true.
  * @throws StartError when the process ends first or the time is over, with the end of its log.
  */
-export async function untilReady(name: string, running: Running, log: string, timeoutMs: number, probe: () => Promise<boolean>): Promise<void> {
+export async function untilReady(
+  name: string,
+  running: Running,
+  log: string,
+  timeoutMs: number,
+  probe: () => Promise<boolean>,
+): Promise<void> {
   let ended = false;
   void running.ended.then(() => {
     ended = true;

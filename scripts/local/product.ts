@@ -15,7 +15,10 @@ export interface Product {
 }
 
 /** Edge alone, ready for requests: secrets, migrations, models registered, dispatchers awake, a key. */
-export async function startLocalEdge(state: LocalState, options: { port: number; models: readonly string[]; vars?: Record<string, string> }) {
+export async function startLocalEdge(
+  state: LocalState,
+  options: { port: number; models: readonly string[]; vars?: Record<string, string>; entry?: string },
+) {
   await migrate(state);
   const edge = await startEdge(state, options);
   try {
@@ -27,7 +30,10 @@ export async function startLocalEdge(state: LocalState, options: { port: number;
     for (const folder of options.models) pools.add((await admin.addModel(folder)).pool);
     for (const pool of pools) await admin.wakeDispatcher(pool);
     const key = await state.kept("api-key", async () => (await admin.createKey({ tenant: "local", name: "npm start" })).key);
-    const token = await state.kept("runner-token", async () => (await admin.createRunnerToken({ pool: [...pools][0] ?? "default", name: "npm start" })).token);
+    const token = await state.kept(
+      "runner-token",
+      async () => (await admin.createRunnerToken({ pool: [...pools][0] ?? "default", name: "npm start" })).token,
+    );
     return { edge, admin, key, token };
   } catch (error) {
     await edge.stop();
@@ -38,13 +44,24 @@ export async function startLocalEdge(state: LocalState, options: { port: number;
 /** The whole product on this machine: edge and one runner. */
 export async function startProduct(
   state: LocalState,
-  options: { port: number; models: readonly string[]; vars?: Record<string, string>; runnerEnv?: Record<string, string>; say?: (line: string) => void },
+  options: {
+    port: number;
+    models: readonly string[];
+    vars?: Record<string, string>;
+    runnerEnv?: Record<string, string>;
+    say?: (line: string) => void;
+  },
 ): Promise<Product> {
   const say = options.say ?? (() => {});
   say("Starting the edge …");
   const { edge, admin, key, token } = await startLocalEdge(state, options);
   say("Starting the runner …");
-  const runner = await startRunner(state, { edgeUrl: edge.url, token, models: options.models, ...(options.runnerEnv && { env: options.runnerEnv }) }).catch(async error => {
+  const runner = await startRunner(state, {
+    edgeUrl: edge.url,
+    token,
+    models: options.models,
+    ...(options.runnerEnv && { env: options.runnerEnv }),
+  }).catch(async error => {
     await edge.stop();
     throw error;
   });

@@ -9,7 +9,10 @@ export interface Runner extends Running {
 }
 
 /** Starts a runner against the edge and waits until it is connected and its model thread is up. */
-export async function startRunner(state: LocalState, options: { edgeUrl: string; token: string; models: readonly string[]; name?: string; env?: Record<string, string>; wait?: boolean }): Promise<Runner> {
+export async function startRunner(
+  state: LocalState,
+  options: { edgeUrl: string; token: string; models: readonly string[]; name?: string; env?: Record<string, string>; wait?: boolean },
+): Promise<Runner> {
   const port = await freePort();
   const name = options.name ?? "runner";
   const log = state.path(`logs/${name}.log`);
@@ -27,6 +30,7 @@ export async function startRunner(state: LocalState, options: { edgeUrl: string;
       ...options.env,
     },
   });
+  state.remember(running.pid);
   const url = `http://127.0.0.1:${port}`;
   if (options.wait ?? true) {
     await untilReady("The runner", running, log, 60_000, async () => (await fetch(`${url}/readyz`)).ok).catch(async error => {

@@ -1,4 +1,5 @@
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { appendFileSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { createSecrets } from "../secrets.ts";
 
@@ -47,6 +48,18 @@ export class LocalState {
     writeFileSync(this.path("endpoint.json"), JSON.stringify({ url }));
   }
 
+  /** Remembers a process group, so that the next start can end it if this one dies without a chance to. */
+  remember(group: number): void {
+    appendFileSync(this.path("processes"), `${group}\n`);
+  }
+
+  #endOrphans(): void {
+    const file = this.path("processes");
+    const groups = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n").map(Number) : [];
+    for (const group of groups.filter(isOurs)) process.kill(-group, "SIGKILL");
+    rmSync(file, { force: true });
+  }
+
   /**
    * Takes the folder for this process; the returned function gives it back.
    * @throws StartError when a living process holds it.
@@ -54,8 +67,10 @@ export class LocalState {
   lock(): () => void {
     const file = this.path("lock");
     const holder = existsSync(file) ? Number(readFileSync(file, "utf8")) : undefined;
-    if (holder !== undefined && isAlive(holder)) throw new StartError(`Atelier is already running here (process ${holder}). Stop it first, or set ATELIER_STATE to another folder.`);
+    if (holder !== undefined && isAlive(holder))
+      throw new StartError(`Atelier is already running here (process ${holder}). Stop it first, or set ATELIER_STATE to another folder.`);
     rmSync(file, { force: true });
+    this.#endOrphans();
     try {
       const handle = openSync(file, "wx", 0o600);
       writeFileSync(handle, String(process.pid));
@@ -73,5 +88,15 @@ function isAlive(pid: number): boolean {
     return true;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/** Whether a living process is a part of Atelier: a pid may have been given to another program meanwhile. */
+function isOurs(pid: number): boolean {
+  try {
+    const command = execFileSync("ps", ["-o", "command=", "-p", String(pid)], { encoding: "utf8" });
+    return /wrangler|gpu-runner[\\/]main\.ts/.test(command);
+  } catch {
+    return false;
   }
 }

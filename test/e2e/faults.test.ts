@@ -1,5 +1,5 @@
-import { createConnection, createServer, type Socket } from "node:net";
 import { readFileSync } from "node:fs";
+import { createConnection, createServer, type Socket } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import { freePort } from "../../scripts/local/processes.ts";
 import { type Runner, startRunner } from "../../scripts/local/runner.ts";
@@ -49,7 +49,9 @@ test("a runner that comes back after its lease was given away is refused: exactl
   expect(await running.api.ended(job.id)).toMatchObject({ status: "succeeded" });
   const before = await running.api.generation(id);
   first.signal("SIGCONT");
-  await expect.poll(() => readFileSync(running.state.path("logs/first.log"), "utf8"), { timeout: 20_000, interval: 200 }).toMatch(/abandon|stale_epoch|refused|canceled/);
+  await expect
+    .poll(() => readFileSync(running.state.path("logs/first.log"), "utf8"), { timeout: 20_000, interval: 200 })
+    .toMatch(/abandon|stale_epoch|refused|canceled/);
   expect((await running.api.generation(id)).pictures).toMatchObject([{ sha256: before.pictures[0]!.sha256, id: before.pictures[0]!.id }]);
   expect(await metric(first.url, "atelier_runner_executions_total", 'outcome="committed"')).toBe(0);
 });

@@ -72,7 +72,12 @@ test("another tenant sees no job, no picture and no cache entry", async () => {
   const request = { ...quick, prompt: "a pink gem, on a sand floor", seed: 77 };
   const mine = await api.generate(request);
   const other = client(product.url, (await product.admin.createKey({ tenant: "another", name: "test" })).key);
-  for (const path of [`/v1/generations/${mine.id}`, `/v1/jobs/${mine.job.id}`, `/v1/jobs/${mine.job.id}/events`, `/v1/pictures/${mine.pictures[0]!.id}`]) {
+  for (const path of [
+    `/v1/generations/${mine.id}`,
+    `/v1/jobs/${mine.job.id}`,
+    `/v1/jobs/${mine.job.id}/events`,
+    `/v1/pictures/${mine.pictures[0]!.id}`,
+  ]) {
     expect((await other.call(path)).status, path).toBe(404);
   }
   expect((await other.call(`/v1/jobs/${mine.job.id}/cancel`, { method: "POST" })).status).toBe(404);
@@ -98,7 +103,9 @@ test("progress is streamed step by step, with a preview, and ends with the termi
 
 test("no prompt and no secret stands in any log", async () => {
   await api.generate({ ...quick, prompt: "a canaryprompt cube", negative_prompt: "canarynegative", seed: 1 });
-  const secrets = Object.values(product.state.secrets()).flatMap(value => (value.startsWith("{") ? Object.values(JSON.parse(value) as Record<string, string>).filter(part => part.length > 40) : [value]));
+  const secrets = Object.values(product.state.secrets()).flatMap(value =>
+    value.startsWith("{") ? Object.values(JSON.parse(value) as Record<string, string>).filter(part => part.length > 40) : [value],
+  );
   const token = readFileSync(product.state.path("runner-token"), "utf8").trim();
   const logs = readdirSync(product.state.path("logs"), { recursive: true, encoding: "utf8" })
     .map(name => join(product.state.path("logs"), name))

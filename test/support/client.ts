@@ -1,11 +1,13 @@
-import { z } from "zod";
+import type { z } from "zod";
 import { generationViewSchema, isTerminal, jobViewSchema } from "../../shared/job.ts";
 
 /** What the tests ask of the public API, with every answer parsed by the public schemas. */
 export function client(url: string, key: string) {
-  const call = (path: string, init: RequestInit = {}) => fetch(`${url}${path}`, { ...init, headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json", ...init.headers } });
+  const call = (path: string, init: RequestInit = {}) =>
+    fetch(`${url}${path}`, { ...init, headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json", ...init.headers } });
 
-  const post = (body: object, headers: Record<string, string> = {}) => call("/v1/generations", { method: "POST", body: JSON.stringify(body), headers });
+  const post = (body: object, headers: Record<string, string> = {}) =>
+    call("/v1/generations", { method: "POST", body: JSON.stringify(body), headers });
 
   /** Posts and waits for the end. */
   const generate = async (body: object) => generationViewSchema.parse(await json(await post(body, { Prefer: "wait=60" })));
