@@ -1,0 +1,335 @@
+import { expect, it } from "vitest";
+import { greet, isRevoked, mayGreet, ready, restarted, revoke } from "../../../edge/dispatcher/instances.ts";
+import { nextDue } from "../../../edge/dispatcher/policy.ts";
+import * as store from "../../../edge/dispatcher/store.ts";
+import { settleDelay, type Times, TOMBSTONE_MS } from "../../../edge/dispatcher/times.ts";
+import { newPool, withSql } from "./support.ts";
+
+/** The invariants one by one, as examples. Times in milliseconds from 0. */
+
+const times: Times = { lease: 20_000, ack: 5_000, stall: 30_000, attempt: 90_000, maxAttempts: 3 };
+const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
+const error = { code: "runner_failed", message: "it failed" } as const;
+
+function queue(sql: SqlStorage, execution = "e"): string {
+  return store.enqueue(sql, { execution, tenant: "t", params_sha256: "", model_hash: "m", engine_version: 1, request_id: "req" });
+}
+
+function connect(sql: SqlStorage, instance: string, now = 0, leases: { execution: string; epoch: number }[] = []) {
+  return greet(sql, { instance, engine_version: 1, provider: "cpu", models: ["m"], leases }, `token-${instance}`, now, times);
+}
+
+/** Queues `e`, connects `r` and lets it accept the lease. */
+function computing(sql: SqlStorage, now = 0) {
+  queue(sql);
+  connect(sql, "r", now);
+  const lease = store.lease(sql, "e", "r", now, times);
+  store.accept(sql, lease, "r", now);
+  return lease;
+}
+
+function stateOf(sql: SqlStorage, execution = "e") {
+  const row = store.executionRow(sql, execution);
+  return row && { state: row.state, epoch: row.epoch, attempts: row.attempts, outcome: row.outcome };
+}
+
+function heartbeatAt(sql: SqlStorage, now: number, counter: number): void {
+  store.heartbeat(sql, "r", [{ execution: "e", epoch: 1, counter }], now);
+}
+
+it("takes a redelivered offer for known, and for a tombstone after the end", async () => {
+  const answers = await withSql(newPool(), sql => {
+    const first = queue(sql);
+    const again = queue(sql);
+    store.abandon(sql, "e", 0);
+    const whileSettling = queue(sql);
+    store.settled(sql, "e", 0);
+    return [first, again, whileSettling, queue(sql), stateOf(sql)];
+  });
+  expect(answers).toEqual(["queued", "known", "tombstoned", "tombstoned", { state: "done", epoch: 0, attempts: 0, outcome: "canceled" }]);
+});
+
+it("keeps a cancel that came before the offer", async () => {
+  const answer = await withSql(newPool(), sql => {
+    store.abandon(sql, "e", 0);
+    return queue(sql);
+  });
+  expect(answer).toBe("tombstoned");
+});
+
+it("withdraws a grant that is not accepted in time: no attempt is counted, the epoch rises, the late accept is refused", async () => {
+  const seen = await withSql(newPool(), sql => {
+    queue(sql);
+    connect(sql, "r");
+    ready(sql, "r", 1);
+    const lease = store.lease(sql, "e", "r", 0, times);
+    const early = store.expire(sql, 4_999, times);
+    const ended = store.expire(sql, 5_000, times).map(({ reason }) => reason);
+    const late = store.accept(sql, lease, "r", 5_001);
+    return { early, ended, late, state: stateOf(sql), next: store.lease(sql, "e", "r", 10_000, times).epoch };
+  });
+  expect(seen).toEqual({
+    early: [],
+    ended: ["not_acknowledged"],
+    late: "over",
+    state: { state: "queued", epoch: 1, attempts: 0, outcome: null },
+    next: 2,
+  });
+});
+
+it("loses a lease without heartbeat, and counts the attempt", async () => {
+  const seen = await withSql(newPool(), sql => {
+    computing(sql);
+    heartbeatAt(sql, 10_000, 1);
+    const early = store.expire(sql, 29_999, times);
+    return { early, ended: store.expire(sql, 30_000, times), state: stateOf(sql) };
+  });
+  expect(seen).toEqual({
+    early: [],
+    ended: [{ execution: "e", epoch: 1, instance: "r", request_id: "req", reason: "no_heartbeat" }],
+    state: { state: "queued", epoch: 1, attempts: 1, outcome: null },
+  });
+});
+
+it("sees a hung computation behind a living process", async () => {
+  const ended = await withSql(newPool(), sql => {
+    computing(sql);
+    for (let now = 5_000; now <= 25_000; now += 5_000) heartbeatAt(sql, now, 0);
+    const early = store.expire(sql, 29_999, times);
+    heartbeatAt(sql, 29_999, 0);
+    return [...early, ...store.expire(sql, 30_000, times)].map(({ reason }) => reason);
+  });
+  expect(ended).toEqual(["no_progress"]);
+});
+
+it("waits eight times the slowest step of a slow computation", async () => {
+  const ended = await withSql(newPool(), sql => {
+    computing(sql);
+    heartbeatAt(sql, 10_000, 2); // 5 s a step
+    heartbeatAt(sql, 16_000, 3); // 6 s
+    for (const now of [25_000, 35_000, 45_000, 55_000]) heartbeatAt(sql, now, 3);
+    return [store.expire(sql, 63_999, times), store.expire(sql, 64_000, times)].map(list => list.map(({ reason }) => reason));
+  });
+  expect(ended).toEqual([[], ["no_progress"]]);
+});
+
+it("ends an attempt at its deadline however lively it is", async () => {
+  const ended = await withSql(newPool(), sql => {
+    computing(sql);
+    for (let now = 1_000; now < 90_000; now += 1_000) heartbeatAt(sql, now, now);
+    return [store.expire(sql, 89_999, times), store.expire(sql, 90_000, times)].map(list => list.map(({ reason }) => reason));
+  });
+  expect(ended).toEqual([[], ["attempt_deadline"]]);
+});
+
+it("fails after the last attempt is lost", async () => {
+  const states = await withSql(newPool(), sql => {
+    queue(sql);
+    connect(sql, "r");
+    return [0, 1, 2].map(i => {
+      const now = i * 100_000;
+      store.accept(sql, store.lease(sql, "e", "r", now, times), "r", now);
+      store.expire(sql, now + 20_000, times);
+      return [stateOf(sql)?.state, store.executionRow(sql, "e")?.detail];
+    });
+  });
+  expect(states).toEqual([
+    ["queued", null],
+    ["queued", null],
+    [
+      "committing",
+      JSON.stringify({ code: "attempts_exhausted", message: "3 attempts were lost; the last one: its runner was not heard of any more" }),
+    ],
+  ]);
+});
+
+it("fails at once what fails everywhere, and tries again what may succeed", async () => {
+  const states = await withSql(newPool(), sql => {
+    const first = computing(sql);
+    store.fail(sql, first, error, true, "r", 0, times);
+    const retried = stateOf(sql);
+    const second = store.lease(sql, "e", "r", 0, times);
+    store.fail(sql, second, error, false, "r", 0, times);
+    return [retried, stateOf(sql)];
+  });
+  expect(states).toEqual([
+    { state: "queued", epoch: 1, attempts: 1, outcome: null },
+    { state: "committing", epoch: 2, attempts: 1, outcome: "failed" },
+  ]);
+});
+
+it("requeues what a draining runner hands back without counting it", async () => {
+  const seen = await withSql(newPool(), sql => {
+    const lease = computing(sql);
+    return [store.handBack(sql, lease, "r", 0, times), store.handBack(sql, lease, "r", 0, times), stateOf(sql)];
+  });
+  expect(seen).toEqual([true, false, { state: "queued", epoch: 1, attempts: 0, outcome: null }]);
+});
+
+it("takes a result only under the current epoch, from the instance that holds it", async () => {
+  const answers = await withSql(newPool(), sql => {
+    const old = computing(sql);
+    store.expire(sql, 20_000, times);
+    connect(sql, "s", 20_000);
+    const current = store.lease(sql, "e", "s", 20_000, times);
+    store.accept(sql, current, "s", 20_000);
+    return [
+      store.complete(sql, old, result, "r", 21_000),
+      store.complete(sql, current, result, "r", 21_000),
+      store.fail(sql, old, error, false, "r", 21_000, times),
+      store.handBack(sql, old, "r", 21_000, times),
+      store.heartbeat(sql, "r", [{ execution: "e", epoch: 1, counter: 9 }], 21_000),
+      stateOf(sql)?.state,
+      store.complete(sql, current, result, "s", 22_000),
+    ];
+  });
+  expect(answers).toEqual(["refused", "refused", false, false, [{ execution: "e", epoch: 1 }], "leased", "committing"]);
+});
+
+it("answers a repeated complete as the first one ended", async () => {
+  const answers = await withSql(newPool(), sql => {
+    const lease = computing(sql);
+    const said = () => store.complete(sql, lease, result, "r", 0);
+    const first = said();
+    const whileSettling = said();
+    store.settled(sql, "e", 0);
+    return [first, whileSettling, said(), store.heartbeat(sql, "r", [{ execution: "e", epoch: 1, counter: 0 }], 0)];
+  });
+  expect(answers).toEqual(["committing", "committing", "committed", []]);
+});
+
+it("lets a commit beat a cancel, and a cancel beat a result that comes later", async () => {
+  const seen = await withSql(newPool(), sql => {
+    const lease = computing(sql);
+    store.complete(sql, lease, result, "r", 0);
+    store.abandon(sql, "e", 0);
+    queue(sql, "f");
+    const other = store.lease(sql, "f", "r", 0, times);
+    const ended = store.abandon(sql, "f", 0).map(({ reason }) => reason);
+    return [stateOf(sql)?.outcome, ended, store.complete(sql, other, result, "r", 0), stateOf(sql, "f")?.outcome];
+  });
+  expect(seen).toEqual(["succeeded", ["abandoned"], "refused", "canceled"]);
+});
+
+it("counts a result that cannot be taken as a lost attempt, unless nobody waits for another one", async () => {
+  const states = await withSql(newPool(), sql => {
+    const lease = computing(sql);
+    store.complete(sql, lease, result, "r", 0);
+    store.resultRefused(sql, "e", "there is no staged file", 0, times);
+    const requeued = stateOf(sql);
+    const again = store.complete(sql, lease, result, "r", 0);
+    const second = store.lease(sql, "e", "r", 0, times);
+    store.complete(sql, second, result, "r", 0);
+    store.abandon(sql, "e", 0);
+    store.resultRefused(sql, "e", "there is no staged file", 0, times);
+    return [requeued, again, stateOf(sql)];
+  });
+  expect(states).toEqual([
+    { state: "queued", epoch: 1, attempts: 1, outcome: null },
+    "refused",
+    { state: "committing", epoch: 2, attempts: 1, outcome: "canceled" },
+  ]);
+});
+
+it("tries a settlement again later and later, until it ends", async () => {
+  const seen = await withSql(newPool(), sql => {
+    store.complete(sql, computing(sql), result, "r", 0);
+    const due = [0, 1_000, 3_000].map(now => {
+      const list = store.dueSettlements(sql, now);
+      store.beginSettlement(sql, "e", now);
+      return [list, store.executionRow(sql, "e")?.settle_at];
+    });
+    store.settled(sql, "e", 8_000);
+    return [...due, store.dueSettlements(sql, 1e9), store.beginSettlement(sql, "e", 8_000)];
+  });
+  expect(seen).toEqual([[["e"], 1_000], [["e"], 3_000], [["e"], 7_000], [], undefined]);
+  expect(settleDelay(100)).toBe(30_000);
+});
+
+it("settles once more what D1 calls live although it is over, but not what ended since D1 was asked", async () => {
+  const states = await withSql(newPool(), sql => {
+    store.complete(sql, computing(sql), result, "r", 0);
+    store.settled(sql, "e", 100);
+    store.settleAgain(sql, "e", 100);
+    const meanwhile = stateOf(sql)?.state;
+    store.settleAgain(sql, "e", 101);
+    queue(sql, "f");
+    store.abandon(sql, "f", 0);
+    store.settled(sql, "f", 0);
+    store.settleAgain(sql, "f", 101);
+    return [meanwhile, stateOf(sql), stateOf(sql, "f")?.outcome];
+  });
+  expect(states).toEqual(["done", { state: "committing", epoch: 1, attempts: 0, outcome: "succeeded" }, "failed"]);
+});
+
+it("keeps leases over a lost socket: hello resumes them, and tells which are over", async () => {
+  const greeting = await withSql(newPool(), sql => {
+    computing(sql);
+    queue(sql, "accept-was-lost");
+    store.lease(sql, "accept-was-lost", "r", 0, times);
+    queue(sql, "grant-was-lost");
+    store.lease(sql, "grant-was-lost", "r", 0, times);
+    queue(sql, "dropped");
+    store.accept(sql, store.lease(sql, "dropped", "r", 0, times), "r", 0);
+    const named = ["e", "accept-was-lost", "unknown"].map(execution => ({ execution, epoch: 1 }));
+    const { verdicts, ended, accepted } = connect(sql, "r", 1_000, named);
+    return {
+      verdicts: verdicts.map(({ verdict }) => verdict),
+      ended: ended.map(({ execution, reason }) => [execution, reason]),
+      accepted,
+      attempts: ["grant-was-lost", "dropped"].map(id => stateOf(sql, id)?.attempts),
+    };
+  });
+  expect(greeting).toEqual({
+    verdicts: ["keep", "keep", "abandon"],
+    ended: [
+      ["grant-was-lost", "not_acknowledged"],
+      ["dropped", "not_held"],
+    ],
+    accepted: [{ execution: "accept-was-lost", epoch: 1 }],
+    attempts: [0, 1],
+  });
+});
+
+it("gives runners the full time to come back when the object itself was away", async () => {
+  const seen = await withSql(newPool(), sql => {
+    computing(sql);
+    restarted(sql, ["r"], 60_000);
+    const hibernated = nextDue(sql, 60_000, times);
+    restarted(sql, [], 60_000);
+    const away = nextDue(sql, 60_000, times);
+    restarted(sql, [], 70_000);
+    return [hibernated, away, nextDue(sql, 70_000, times), store.expire(sql, 79_999, times)];
+  });
+  expect(seen).toEqual([20_000, 80_000, 80_000, []]);
+});
+
+it("ends the leases of a revoked token and refuses it from then on", async () => {
+  const seen = await withSql(newPool(), sql => {
+    const lease = computing(sql);
+    const ended = revoke(sql, "token-r", 0, times).map(({ reason }) => reason);
+    return [ended, stateOf(sql), isRevoked(sql, "token-r"), isRevoked(sql, "token-s"), store.complete(sql, lease, result, "r", 0)];
+  });
+  expect(seen).toEqual([["token_revoked"], { state: "queued", epoch: 1, attempts: 0, outcome: null }, true, false, "refused"]);
+});
+
+it("ties an instance to the token that it first came with", async () => {
+  const may = await withSql(newPool(), sql => {
+    const before = mayGreet(sql, "r", "other");
+    connect(sql, "r");
+    return [before, mayGreet(sql, "r", "token-r"), mayGreet(sql, "r", "other")];
+  });
+  expect(may).toEqual([true, true, false]);
+});
+
+it("forgets tombstones once no offer can be left, and not before", async () => {
+  const known = await withSql(newPool(), sql => {
+    store.complete(sql, computing(sql), result, "r", 0);
+    store.settled(sql, "e", 0);
+    store.prune(sql, TOMBSTONE_MS - 1);
+    const before = store.knows(sql, "e");
+    store.prune(sql, TOMBSTONE_MS);
+    return [before, store.knows(sql, "e")];
+  });
+  expect(known).toEqual(["tombstoned", undefined]);
+});
