@@ -99,7 +99,7 @@ function guidedModel(model: DiffusionModel, context: TensorF32, shape: readonly 
   const [batch, ...rest] = shape;
   const items = isGuided(settings) ? 2 * batch! : batch!;
   return async (sample, timestep) => {
-    const data = isGuided(settings) ? Float32Array.of(...sample, ...sample) : sample;
+    const data = isGuided(settings) ? twice(sample) : sample;
     const output = await model.predict({
       sample: { data, shape: [items, ...rest] },
       timesteps: new Array<number>(items).fill(timestep),
@@ -107,4 +107,11 @@ function guidedModel(model: DiffusionModel, context: TensorF32, shape: readonly 
     });
     return isGuided(settings) ? guide(output.data, batch!, settings.guidanceScale, settings.guidanceRescale) : output.data;
   };
+}
+
+function twice(values: Float32Array): Float32Array {
+  const result = new Float32Array(2 * values.length);
+  result.set(values);
+  result.set(values, values.length);
+  return result;
 }

@@ -105,7 +105,7 @@ const classDefaults = {
 
 /**
  * The settings of a scheduler class: diffusers' defaults, overridden by `given` (a `scheduler_config.json`, whose unknown keys and nulls count as absent).
- * @throws Error that names the setting, the value and what is expected
+ * @throws RangeError that names the setting, the value and what is expected
  */
 export function schedulerConfig(schedulerClass: SchedulerClass, given: Readonly<Record<string, unknown>>): SchedulerConfig {
   const present = Object.entries(given).filter(([, value]) => value !== null && value !== undefined);
@@ -113,7 +113,7 @@ export function schedulerConfig(schedulerClass: SchedulerClass, given: Readonly<
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   const setting = issue!.path.join(".");
-  throw new Error(`${schedulerClass}: setting ${setting} is ${JSON.stringify(given[setting])}: ${issue!.message}`);
+  throw new RangeError(`${schedulerClass}: setting ${setting} is ${JSON.stringify(given[setting])}: ${issue!.message}`);
 }
 
 const scheduleFlags = {

@@ -11,7 +11,7 @@ export const ddim: Sampler = {
     const alphasCumprod = cumulativeAlphas(config);
     const timesteps = ddimTimesteps(config, steps);
     if (timesteps[0]! >= alphasCumprod.length) {
-      throw new Error(
+      throw new RangeError(
         `steps_offset ${config.steps_offset}: the first of ${steps} timesteps is ${timesteps[0]}, past the model's last, ${alphasCumprod.length - 1}`,
       );
     }

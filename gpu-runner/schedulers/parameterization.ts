@@ -19,7 +19,7 @@ export function signalAt(level: number): Signal {
 
 /**
  * Predicted x0.
- * @throws Error for epsilon at pure noise, where x0 cannot be told from it
+ * @throws RangeError for epsilon at pure noise, where x0 cannot be told from it
  */
 export function predictedOriginal(
   type: PredictionType,
@@ -30,7 +30,9 @@ export function predictedOriginal(
   switch (type) {
     case "epsilon":
       if (alpha === 0)
-        throw new Error("a model that predicts epsilon cannot start from zero signal (rescale_betas_zero_snr): use a v-prediction model");
+        throw new RangeError(
+          "a model that predicts epsilon cannot start from zero signal (rescale_betas_zero_snr): use a v-prediction model",
+        );
       return combine([1 / alpha, sample], [-sigma / alpha, output]);
     case "v_prediction":
       return combine([alpha, sample], [-sigma, output]);

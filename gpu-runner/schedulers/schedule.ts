@@ -15,10 +15,10 @@ export interface Schedule {
   initNoiseSigma: number;
 }
 
-/** @throws Error where there are more steps than training timesteps */
+/** @throws RangeError where there are more steps than training timesteps */
 function checkSteps(config: SchedulerConfig, steps: number): void {
   if (Number.isInteger(steps) && steps >= 1 && steps <= config.num_train_timesteps) return;
-  throw new Error(`steps: expected an integer of 1 to ${config.num_train_timesteps} (the model's training timesteps), got ${steps}`);
+  throw new RangeError(`steps: expected an integer of 1 to ${config.num_train_timesteps} (the model's training timesteps), got ${steps}`);
 }
 
 /** Timesteps for DDIM, which needs no noise levels of its own. */

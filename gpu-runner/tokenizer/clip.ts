@@ -64,13 +64,15 @@ function normalize(text: string): string {
   return Array.from(text.normalize("NFC").replace(/\p{White_Space}+/gu, " "), character => character.toLowerCase()).join("");
 }
 
-/** Marks that are no special token, only spelt like one, still end a piece. */
-const markPattern = /(<\|startoftext\|>|<\|endoftext\|>)/;
 /** Contractions, words, single digits, runs of anything else that is not white space. */
 const piecePattern = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+/** Words spelt like CLIP's marks, where they are no special tokens: what follows one begins a new piece. */
+const markPattern = /<\|startoftext\|>|<\|endoftext\|>/u;
+const markOrPiecePattern = new RegExp(`${markPattern.source}|${piecePattern.source}`, "gu");
 
 function splitWords(text: string): string[] {
-  return text.split(markPattern).flatMap(part => part.match(piecePattern) ?? []);
+  const pieces = text.match(markOrPiecePattern) ?? [];
+  return pieces.flatMap(piece => (markPattern.test(piece) ? (piece.match(piecePattern) ?? []) : [piece]));
 }
 
 /** Patterns of the specials that are sought as written, and in normalized text; a text declared both ways counts as written only. */

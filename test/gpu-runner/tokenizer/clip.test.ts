@@ -61,6 +61,12 @@ describe("special tokens", () => {
     expect(inner("<|endoftext|>")).toEqual([eos]);
   });
 
+  test("spelt in another case, end the piece behind them and not the one before", () => {
+    const ids = (symbols: string[]) => symbols.map(symbol => vocabulary.ids.get(symbol));
+    expect(inner(":<|ENDOFTEXT|>!")).toEqual([...ids([":", "<", "|</w>"]), ...inner("endoftext"), ...ids(["|", ">", "!</w>"])]);
+    expect(inner("<|ENDOFTEXT|>!")).toEqual([...inner("<|"), ...inner("endoftext"), ...inner("|>"), ...inner("!")]);
+  });
+
   test("declared normalized, count in any case", () => {
     expect(withPad("!", false).encode("<|EndOfText|>")).toEqual([bos, eos, eos]);
   });
