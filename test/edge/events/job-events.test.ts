@@ -1,4 +1,4 @@
-import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { ulid } from "ulid";
@@ -216,6 +216,17 @@ describe("stream", () => {
     expect(events.map(({ event }) => event)).toEqual(["queued"]);
     expect(comments.length).toBeGreaterThanOrEqual(1);
     expect(retries).toEqual([1234, 1234]);
+  });
+
+  it("goes on after a restart of the object where its numbers were", async () => {
+    const { job, execution } = await insertJob();
+    await append(job, { type: "queued" }, progress(execution, 1));
+    await evictDurableObject(stubOf(job));
+    await append(job, { type: "queued" }, progress(execution, 2), { type: "succeeded", error: null });
+    const { events } = parseSse(await (await follow(job, { "last-event-id": "1" })).text());
+    expect(events.map(({ event }) => event)).toEqual(["progress", "progress", "succeeded"]);
+    expect(events[0]?.id).toBe(2);
+    expect(events.map(({ id }) => id)).toEqual(events.map(({ id }) => id).toSorted((a, b) => a - b));
   });
 
   it("stops when the client is gone", async () => {
