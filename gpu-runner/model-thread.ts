@@ -64,7 +64,7 @@ export interface ModelThreadOptions extends Omit<WorkerData, "shared"> {
   /** How long an ended thread may take to go away, in milliseconds. */
   terminateMs?: number;
   reload?: Backoff;
-  /** The thread was ended and does not go away, since it is stuck in native code: only the end of the process frees what it holds. */
+  /** The thread does not go away, since it is stuck in native code: only the end of the process frees what it holds. */
   onStuck(): void;
   /** `state`, `problem` or `models` have changed. */
   onChange(): void;
@@ -73,8 +73,10 @@ export interface ModelThreadOptions extends Omit<WorkerData, "shared"> {
 /** `loading` until the models are there, `idle`, `computing`, `ended` after `stop`. */
 export type ThreadState = "loading" | "idle" | "computing" | "ended";
 
+/** Why a computation was lost. */
+type LossReason = "crashed" | "hung" | "overran";
+
 interface Running extends ComputeTask {
-  number: number;
   resolve(picture: Picture): void;
   reject(error: Error): void;
   lastCounter: number;
@@ -84,10 +86,15 @@ interface Running extends ComputeTask {
 
 /** A step may take this many times as long as the slowest one of the same picture: the decoder and the encoder have no steps of their own. */
 const STEP_FACTOR = 8;
+/** Most time that a thread gets to stop by itself, in milliseconds; never more than the watchdog's. */
+const MOST_QUIET_MS = 15_000;
 
 /**
- * The thread that holds the models, seen from the process that stays responsive. One computation at a time. A thread that crashes, hangs or
- * overruns its deadline is ended, its computation fails as retryable, and another thread takes its place.
+ * The thread that holds the models, seen from the process that stays responsive. One computation at a time. A computation that hangs, overruns
+ * its deadline or crashes fails as retryable, and where the thread does not come to rest, another one takes its place.
+ *
+ * A thread is not ended while it may be inside ONNX Runtime, if that can be helped: the binding throws out of a thread that is being torn down,
+ * and that aborts the whole process. So it is asked first to stop between two steps.
  */
 export class ModelThread {
   readonly #options: ModelThreadOptions;
@@ -98,8 +105,12 @@ export class ModelThread {
   #state: ThreadState = "loading";
   #problem: string | undefined;
   #models: LoadedModel[] = [];
+  /** Whose promise is still open. */
   #running: Running | undefined;
+  /** Number of the latest task, which the thread may still be at although it was given up here. */
   #tasks = 0;
+  /** Resolves when the thread is done with what it was last asked for. */
+  #busy = Promise.withResolvers<void>();
 
   constructor(options: ModelThreadOptions) {
     this.#options = options;
@@ -125,7 +136,7 @@ export class ModelThread {
    * @throws ModelLoadFailed where the first load shows that a model can't be read.
    */
   async start(): Promise<void> {
-    const { log, reload = { baseMs: 1000, capMs: 60_000 } } = this.#options;
+    const { reload = { baseMs: 1000, capMs: 60_000 } } = this.#options;
     for (let attempt = 0; !this.#stop.signal.aborted; attempt++) {
       try {
         this.#models = await this.#launch();
@@ -135,7 +146,6 @@ export class ModelThread {
         if (!(error instanceof ModelLoadFailed)) throw error;
         if (this.#stop.signal.aborted) return;
         if (!error.diskFull && this.#models.length === 0) throw error;
-        log.error({ reason: error.message }, "the models could not be loaded; trying again");
         this.#enter("loading", error.message);
         await delay(backoffMs(attempt, reload), undefined, { signal: this.#stop.signal }).catch(() => {});
       }
@@ -151,8 +161,9 @@ export class ModelThread {
     if (this.#state !== "idle" || !worker) return Promise.reject(new Error(`the model thread is ${this.#state}, not idle`));
     const number = ++this.#tasks;
     const done = new Promise<Picture>((resolve, reject) => {
-      this.#running = { ...task, number, resolve, reject, lastCounter: this.counter, lastStepAt: performance.now(), slowestStepMs: 0 };
+      this.#running = { ...task, resolve, reject, lastCounter: this.counter, lastStepAt: performance.now(), slowestStepMs: 0 };
     });
+    this.#busy = Promise.withResolvers();
     worker.postMessage({ type: "compute", task: number, request: task.request } satisfies ToWorker);
     const watch = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
     this.#enter("computing");
@@ -161,12 +172,14 @@ export class ModelThread {
 
   /** Asks the running computation to stop before its next step. */
   cancel(): void {
-    if (this.#running) Atomics.store(this.#cells, cells.canceled, this.#running.number);
+    Atomics.store(this.#cells, cells.canceled, this.#tasks);
   }
 
-  /** Ends the thread; false where it is stuck in native code and does not go away. */
+  /** Lets the thread come to rest and ends it; false where it does not go away. */
   async stop(): Promise<boolean> {
     this.#stop.abort();
+    this.cancel();
+    if (this.#worker) await this.#quiet();
     const gone = await this.#terminate();
     this.#settle(running => running.reject(new ComputeFailed("runner_failed", "The runner was stopped.", true)));
     this.#enter("ended");
@@ -175,18 +188,22 @@ export class ModelThread {
 
   /** Starts a thread and waits until it has loaded the models. */
   async #launch(): Promise<LoadedModel[]> {
-    const { script, models, provider, cacheDir, threads, loadMs } = this.#options;
+    const { script, models, provider, cacheDir, threads, loadMs, log } = this.#options;
     const workerData: WorkerData = { models, provider, cacheDir, ...(threads !== undefined && { threads }), shared: this.#shared };
     const { ATELIER_RUNNER_TOKEN: _, ...env } = process.env;
     const worker = new Worker(script, { workerData, env, name: "model" });
     this.#worker = worker;
-    const timeout = AbortSignal.any([AbortSignal.timeout(loadMs), this.#stop.signal]);
+    this.#busy = Promise.withResolvers();
+    const answer = firstAnswer(worker);
+    void answer.catch(() => {}).finally(this.#busy.resolve);
     try {
-      const models = await loaded(worker, timeout);
+      const loaded = await within(loadMs, answer);
+      if (loaded === undefined) throw new ModelLoadFailed(`loading the models took longer than ${loadMs} ms`);
       this.#attend(worker);
-      return models;
+      return loaded;
     } catch (error) {
-      if (!(await this.#terminate())) this.#options.onStuck();
+      log.error({ reason: error instanceof Error ? error.message : "unknown error" }, "the models could not be loaded");
+      if (!(await this.#quiet()) || !(await this.#terminate())) this.#options.onStuck();
       throw error;
     }
   }
@@ -195,7 +212,7 @@ export class ModelThread {
     worker.on("message", (value: unknown) => {
       const message = fromWorkerSchema.safeParse(value).data;
       if (!message) this.#replace(worker, "crashed", "it sent a message that could not be read");
-      else if (worker === this.#worker && "task" in message && message.task === this.#running?.number) this.#receive(message);
+      else if (worker === this.#worker && "task" in message && message.task === this.#tasks) this.#receive(message);
     });
     worker.on("messageerror", error => this.#replace(worker, "crashed", error.message));
     worker.on("error", error => this.#replace(worker, "crashed", error instanceof Error ? error.message : "unknown error"));
@@ -208,6 +225,7 @@ export class ModelThread {
       this.#running?.onProgress({ step, steps, ...(preview !== undefined && { preview }) });
       return;
     }
+    this.#busy.resolve();
     this.#settle(({ resolve, reject }) => {
       if (message.type === "picture") resolve(message.picture);
       else if (message.type === "canceled") reject(new ComputeCanceled("canceled"));
@@ -216,7 +234,7 @@ export class ModelThread {
     this.#enter("idle");
   }
 
-  /** Ends a thread that hangs: no step for too long, or the attempt's deadline has passed. */
+  /** Gives up a computation that hangs (no step for too long), or whose deadline has passed. */
   #watch(worker: Worker): void {
     const running = this.#running;
     if (!running || worker !== this.#worker) return;
@@ -227,33 +245,46 @@ export class ModelThread {
       running.lastStepAt = now;
     }
     const limit = Math.max(this.#options.watchdogMs, STEP_FACTOR * running.slowestStepMs);
-    if (now - running.lastStepAt > limit) this.#replace(worker, "hung", `no step for ${Math.round(limit)} ms`);
-    else if (Date.now() > running.deadline) this.#replace(worker, "overran", "the attempt's deadline has passed");
+    if (now - running.lastStepAt > limit) void this.#giveUp(worker, "hung", `no step for ${Math.round(limit)} ms`);
+    else if (Date.now() > running.deadline) void this.#giveUp(worker, "overran", "the attempt's deadline has passed");
   }
 
-  #replace(worker: Worker, reason: "crashed" | "hung" | "overran", detail: string): void {
+  /** The thread goes on where it comes to rest in time; else it is replaced. */
+  async #giveUp(worker: Worker, reason: LossReason, detail: string): Promise<void> {
+    this.#options.log.error({ reason, detail }, "a computation is given up");
+    this.cancel();
+    this.#lose(reason);
+    if (!(await this.#quiet())) this.#replace(worker, reason, detail);
+  }
+
+  #replace(worker: Worker, reason: LossReason, detail: string): void {
     if (worker !== this.#worker || this.#stop.signal.aborted) return;
     this.#options.log.error({ reason, detail }, "the model thread is replaced");
     this.#options.metrics.threadRestarts.inc({ reason });
-    this.#enter("loading", `the model thread ${reason}`);
-    this.#settle(({ reject }) => reject(new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true)));
+    this.#lose(reason);
     void this.#terminate().then(gone => {
       if (!gone) this.#options.onStuck();
       else if (!this.#stop.signal.aborted) void this.start();
     });
   }
 
+  #lose(reason: LossReason): void {
+    this.#enter("loading", `the model thread ${reason}`);
+    this.#settle(({ reject }) => reject(new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true)));
+  }
+
+  /** Waits until the thread is at rest; false where that takes too long. */
+  async #quiet(): Promise<boolean> {
+    const rest = this.#busy.promise.then(() => true);
+    return (await within(Math.min(MOST_QUIET_MS, this.#options.watchdogMs), rest)) ?? false;
+  }
+
   async #terminate(): Promise<boolean> {
     const worker = this.#worker;
     this.#worker = undefined;
     if (!worker) return true;
-    const patience = new AbortController();
-    const gone = await Promise.race([
-      worker.terminate().then(() => true),
-      delay(this.#options.terminateMs ?? 10_000, false, { signal: patience.signal }),
-    ]);
-    patience.abort();
-    return gone;
+    const gone = worker.terminate().then(() => true);
+    return (await within(this.#options.terminateMs ?? 5000, gone)) ?? false;
   }
 
   #settle(how: (running: Running) => void): void {
@@ -269,11 +300,10 @@ export class ModelThread {
   }
 }
 
-/** Resolves with the first message of a thread. @throws ModelLoadFailed */
-function loaded(worker: Worker, timeout: AbortSignal): Promise<LoadedModel[]> {
+/** The first message of a thread. @throws ModelLoadFailed */
+function firstAnswer(worker: Worker): Promise<LoadedModel[]> {
   return new Promise((resolve, reject) => {
     const failed = (why: string, diskFull = false) => reject(new ModelLoadFailed(why, diskFull));
-    timeout.addEventListener("abort", () => failed("loading the models took too long"), { once: true });
     worker.once("error", error => failed(error instanceof Error ? error.message : "the model thread failed"));
     worker.once("exit", code => failed(`the model thread ended with exit code ${code} while it loaded the models`));
     worker.once("message", (value: unknown) => {
@@ -283,4 +313,14 @@ function loaded(worker: Worker, timeout: AbortSignal): Promise<LoadedModel[]> {
       else failed("the model thread sent an unexpected message while it loaded the models");
     });
   });
+}
+
+/** What the promise gives, or undefined where it takes longer. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
+  const over = new AbortController();
+  try {
+    return await Promise.race([promise, delay(ms, undefined, { signal: over.signal })]);
+  } finally {
+    over.abort();
+  }
 }
