@@ -130,7 +130,7 @@ test("a size that the model can't make fails for good, and the next picture is m
 test("a process that stood still goes on with its lease", async () => {
   const runner = start();
   const { models } = await connected();
-  const task = work(models[0]!, long);
+  const task = work(models[0]!, { ...long, steps: 40 });
   await peer.grant([task]);
   await peer.until(() => peer.progress.length > 1, "progress", 30_000);
   runner.child.kill("SIGSTOP");
@@ -158,7 +158,7 @@ describe("signals", () => {
   test("SIGTERM lets a running picture finish, then exits with 0", async () => {
     const runner = start();
     const { models } = await connected();
-    await peer.grant([work(models[0]!, { ...long, steps: 100 })]);
+    await peer.grant([work(models[0]!, { ...long, steps: 40 })]);
     await peer.until(() => peer.progress.length > 1, "progress", 30_000);
     runner.child.kill("SIGTERM");
     expect(await runner.exit).toEqual({ code: 0, signal: null });
@@ -175,6 +175,14 @@ describe("signals", () => {
     expect(await runner.exit).toEqual({ code: 0, signal: null });
     expect(peer.of("release").at(-1)?.leases).toEqual([{ execution: task.execution, epoch: 1 }]);
     expect(peer.uploads).toEqual([]);
+  });
+
+  test("SIGTERM while the models are being loaded exits with 0", async () => {
+    const runner = start();
+    await runner.url();
+    runner.child.kill("SIGTERM");
+    expect(await runner.exit).toEqual({ code: 0, signal: null });
+    expect(peer.upgrades).toBe(0);
   });
 
   test("a second signal ends it at once", async () => {
