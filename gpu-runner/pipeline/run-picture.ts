@@ -40,7 +40,8 @@ export interface PictureRun {
 
 /** @param folder the model's, for its tokenizer */
 export async function preparePictureModel(model: DiffusionModel, folder: string): Promise<PictureModel> {
-  return { model, tokenizer: clipTokenizer(readClipVocabulary(join(folder, "tokenizer"))), previewMap: await fitPreviewMap(model) };
+  const vocabulary = readClipVocabulary(join(folder, "tokenizer"), model.description.tokenizer.maxLength);
+  return { model, tokenizer: clipTokenizer(vocabulary), previewMap: await fitPreviewMap(model) };
 }
 
 /** @throws the reason of `signal`; RangeError or Error for settings that the model cannot serve */

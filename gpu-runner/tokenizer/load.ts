@@ -21,27 +21,46 @@ const configSchema = z.looseObject({
   model_max_length: z.number().min(3).optional(),
 });
 
+/** What newer transformers writes in place of `vocab.json` and `merges.txt`. */
+const tokenizerJsonSchema = z.looseObject({
+  model: z.looseObject({
+    vocab: vocabularySchema,
+    merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()]).transform(pair => pair.join(" "))])),
+  }),
+  added_tokens: z.array(z.looseObject({ id: z.int().min(0), content: z.string() })).default([]),
+});
+
 /** CLIP's text encoders have 77 positions; a folder that states no length means that. */
 const clipLength = 77;
 
 /**
- * Reads `vocab.json`, `merges.txt`, `tokenizer_config.json` and, where present, `special_tokens_map.json` of a tokenizer folder.
+ * Reads `vocab.json` and `merges.txt` (or else `tokenizer.json`), `tokenizer_config.json` and `special_tokens_map.json` of a tokenizer folder.
+ * @param maxLength positions of the text encoder, where they are known: some folders state no length, or 1e30
  * @throws Error that names the file and what is wrong with it
  */
-export function readClipVocabulary(folder: string): ClipVocabulary {
-  const ids = new Map(Object.entries(parseJson(join(folder, "vocab.json"), vocabularySchema)));
+export function readClipVocabulary(folder: string, maxLength = clipLength): ClipVocabulary {
   const specials = optionalJson(join(folder, "special_tokens_map.json"));
   const config = { ...specials, ...optionalJson(join(folder, "tokenizer_config.json")) };
   const eos = config.eos_token ?? { text: "<|endoftext|>", normalized: false };
   return {
-    ids,
-    merges: mergeLines(readFileSync(join(folder, "merges.txt"), "utf8")),
+    ...readSymbols(folder),
     bos: config.bos_token ?? { text: "<|startoftext|>", normalized: false },
     eos,
     pad: config.pad_token ?? eos,
     unknown: config.unk_token ?? eos,
-    maxLength: Math.min(config.model_max_length ?? clipLength, 10_000),
+    maxLength: Math.min(config.model_max_length ?? maxLength, maxLength),
   };
+}
+
+function readSymbols(folder: string): Pick<ClipVocabulary, "ids" | "merges"> {
+  const [vocabularyFile, singleFile] = [join(folder, "vocab.json"), join(folder, "tokenizer.json")];
+  if (existsSync(vocabularyFile) || !existsSync(singleFile)) {
+    const ids = new Map(Object.entries(parseJson(vocabularyFile, vocabularySchema)));
+    return { ids, merges: mergeLines(readFileSync(join(folder, "merges.txt"), "utf8")) };
+  }
+  const { model, added_tokens: added } = parseJson(singleFile, tokenizerJsonSchema);
+  const ids = new Map([...Object.entries(model.vocab), ...added.map(({ content, id }) => [content, id] as const)]);
+  return { ids, merges: model.merges };
 }
 
 /** The 48,894 merges of OpenAI's CLIP, which released checkpoints in single files presuppose. */

@@ -63,6 +63,7 @@ const otherFiles = [
   "tokenizer/added_tokens.json",
   "tokenizer/vocab.json",
   "tokenizer/merges.txt",
+  "tokenizer/tokenizer.json",
 ];
 
 /** Reads everything but the weights. Throws ModelError naming file, key, expected and got. */

@@ -46,7 +46,7 @@ export const pipelineKind: VerifyKind = {
     const prompts = typeof prompt === "string" ? [prompt] : prompt;
     const { latents, image } = await textToImage(
       model,
-      clipTokenizer(readClipVocabulary(join(context.modelPath, "tokenizer"))),
+      clipTokenizer(readClipVocabulary(join(context.modelPath, "tokenizer"), model.description.tokenizer.maxLength)),
       {
         ...settings,
         prompts,

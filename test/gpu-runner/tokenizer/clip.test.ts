@@ -1,3 +1,5 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -110,6 +112,20 @@ describe("a model folder", () => {
       pad: { text: "<|endoftext|>", normalized: false },
     });
     expect(read.ids).toEqual(vocabularyFromMerges(read.merges, 77).ids);
+  });
+
+  test("may hold tokenizer.json alone, as newer transformers writes it", () => {
+    const scratch = mkdtempSync(join(tmpdir(), "atelier-tokenizer-test-"));
+    const { ids, merges } = readClipVocabulary(folder);
+    const added = ["<|startoftext|>", "<|endoftext|>"].map(content => ({ id: ids.get(content), content, special: true }));
+    const vocab = Object.fromEntries([...ids].filter(([token]) => !added.some(({ content }) => content === token)));
+    const pairs = merges.map((merge, i) => (i % 2 === 0 ? merge : merge.split(" ")));
+    writeFileSync(join(scratch, "tokenizer.json"), JSON.stringify({ added_tokens: added, model: { type: "BPE", vocab, merges: pairs } }));
+    const read = readClipVocabulary(scratch, 40);
+    rmSync(scratch, { recursive: true });
+    expect(read.ids).toEqual(ids);
+    expect(read.merges).toEqual(merges);
+    expect(clipTokenizer(read).encodePadded("a cat")).toHaveLength(40);
   });
 
   test("that is missing is named", () => {
