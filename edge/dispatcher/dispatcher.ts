@@ -31,6 +31,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   readonly #sockets: Sockets;
   readonly #settling = new Map<string, Promise<void>>();
   #sweeping: Promise<void> = Promise.resolve();
+  #sweepUnderWay = false;
   #cursor: Cursor = FROM_THE_START;
   #alarmAt: number | undefined;
 
@@ -223,25 +224,23 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
 
   // What goes on by itself.
 
+  /** Does what is due. Nothing is waited for that R2 or D1 may hold up, so that leases end in time whatever happens there. */
   override async alarm(): Promise<void> {
-    this.#alarmAt = undefined;
     let failed = false;
-    const attempt = async (what: string, work: () => unknown) => {
+    const attempt = (what: string, work: () => void) => {
       try {
-        await work();
+        work();
       } catch (error) {
         failed = true;
         log("error", `alarm: ${what} failed`, { pool: this.#pool, ...errorFields(error) });
       }
     };
-    try {
-      await attempt("expiry", () => this.#change(now => this.#expire(now)));
-      await attempt("sweep", () => this.#isSweepDue() && this.#sweep());
-      await attempt("pruning", () => store.prune(this.#sql, Date.now()));
-      await Promise.all(this.#settling.values());
-    } finally {
-      await this.#arm(failed ? ALARM_PAUSE_MS : 0);
-    }
+    attempt("expiry", () => this.#change(now => this.#expire(now)));
+    attempt("sweep", () => this.#sweepIfDue(Date.now()));
+    attempt("pruning", () => store.prune(this.#sql, Date.now()));
+    // What was armed on the way may stand for what is done by now.
+    this.#alarmAt = undefined;
+    await this.#arm(failed ? ALARM_PAUSE_MS : 0);
   }
 
   #expire(now: number): void {
@@ -339,9 +338,12 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     if (settlement.abandoned.length > 0) this.#abandon(settlement.abandoned);
   }
 
-  #isSweepDue(): boolean {
-    const { due } = this.#sql.exec<{ due: number }>("SELECT coalesce(sweep_at <= ?, 0) AS due FROM pool", Date.now()).one();
-    return due === 1;
+  #sweepIfDue(now: number): void {
+    const next = now + settings(this.env).SWEEP_MS;
+    const due = this.#sql.exec("UPDATE pool SET sweep_at = ? WHERE sweep_at <= ? RETURNING sweep_at", next, now).toArray().length > 0;
+    if (!due || this.#sweepUnderWay) return;
+    const failed = (error: unknown) => log("error", "sweep failed; it will be repeated", { pool: this.#pool, ...errorFields(error) });
+    this.ctx.waitUntil(this.#sweep().catch(failed));
   }
 
   /** The next sweep runs at this time or before. */
@@ -357,7 +359,16 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   }
 
   async #sweepOnce(): Promise<void> {
-    const now = Date.now();
+    this.#sweepUnderWay = true;
+    try {
+      await this.#compareWithD1(Date.now());
+    } finally {
+      this.#sweepUnderWay = false;
+      await this.#arm();
+    }
+  }
+
+  async #compareWithD1(now: number): Promise<void> {
     const { watches } = this.#sql.exec<{ watches: number }>("SELECT watches FROM pool").one();
     // Should this one fail, the next is due all the same.
     this.#sql.exec("UPDATE pool SET sweep_at = ?", now + settings(this.env).SWEEP_MS);
@@ -365,12 +376,15 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     this.#cursor = cursor;
     if (abandoned.length > 0) this.#abandon(abandoned);
     if (next !== null) this.#sweepBy(next);
-    else
-      this.#sql.exec(
-        "UPDATE pool SET sweep_at = NULL WHERE watches = ? AND NOT EXISTS (SELECT 1 FROM executions WHERE state <> 'done')",
-        watches,
-      );
-    await this.#arm();
+    else this.#stopSweeping(watches);
+  }
+
+  /** Nothing is live, neither here nor in D1, unless a job was announced since D1 was asked. */
+  #stopSweeping(watches: number): void {
+    this.#sql.exec(
+      "UPDATE pool SET sweep_at = NULL WHERE watches = ? AND NOT EXISTS (SELECT 1 FROM executions WHERE state <> 'done')",
+      watches,
+    );
   }
 
   /** Sets the alarm to when something falls due; an alarm that comes too early only looks and sets the next. */

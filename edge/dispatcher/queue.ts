@@ -5,8 +5,11 @@ import { recordSecurityEvent } from "../security-events.ts";
 
 /** Where messages end up that could not be delivered. */
 export const DEAD_LETTER_QUEUE = "atelier-offers-dead";
-/** Longest wait before a message is delivered again, in seconds. */
-const MAX_RETRY_S = 60;
+
+/** How long a message waits before it is delivered again, in seconds: doubled each time, at most a minute. */
+export function retryDelay(attempts: number): number {
+  return Math.min(60, 2 ** Math.min(attempts, 10));
+}
 
 /** The queues' push consumer: verified offers go to their pool's dispatcher, dead letters into D1. Each message is answered for itself. */
 export async function consumeQueue(batch: MessageBatch<unknown>, env: Env): Promise<void> {
@@ -18,7 +21,7 @@ export async function consumeQueue(batch: MessageBatch<unknown>, env: Env): Prom
         message.ack();
       } catch (error) {
         log("warn", "queue message will be delivered again", { message: message.id, attempts: message.attempts, ...errorFields(error) });
-        message.retry({ delaySeconds: Math.min(MAX_RETRY_S, 2 ** Math.min(message.attempts, 10)) });
+        message.retry({ delaySeconds: retryDelay(message.attempts) });
       }
     }),
   );

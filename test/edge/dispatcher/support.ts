@@ -1,7 +1,8 @@
-import { runInDurableObject } from "cloudflare:test";
+import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { ulid } from "ulid";
 import { RUNNER_TOKEN_HEADER } from "../../../edge/dispatcher/sockets.ts";
+import type { Env } from "../../../edge/env.ts";
 import { newId } from "../../../edge/ids.ts";
 import { sha256Hex } from "../../../shared/canonical.ts";
 import { ENGINE_VERSION } from "../../../shared/engine.ts";
@@ -24,6 +25,35 @@ export function dispatcherOf(pool: string) {
 /** Runs a change on the dispatcher's own tables. */
 export function withSql<T>(pool: string, work: (sql: SqlStorage) => T): Promise<T> {
   return runInDurableObject(dispatcherOf(pool), (_, { storage }) => work(storage.sql));
+}
+
+/** Lets a pool's dispatcher use other bindings from now on, until it is evicted. */
+export async function replaceBindings(pool: string, bindings: Partial<Pick<Env, "DB" | "BUCKET">>): Promise<void> {
+  await runInDurableObject(dispatcherOf(pool), instance => {
+    Object.defineProperty(instance, "env", { value: { ...env, ...bindings }, configurable: true });
+  });
+}
+
+/** A binding of which one method fails; the others are the real ones. */
+export function failing<T extends object>(binding: T, method: keyof T & string): T {
+  return new Proxy(binding, {
+    get: (target, name) => {
+      if (name === method) {
+        return () => {
+          throw new Error(`${method} is out of order`);
+        };
+      }
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+/** Makes everything in the columns fall due, and lets the alarm see it. */
+export async function fallDue(pool: string, table: "leases" | "executions" | "instances", column: string): Promise<void> {
+  await withSql(pool, sql => sql.exec(`UPDATE ${table} SET ${column} = 0 WHERE ${column} IS NOT NULL`));
+  await runInDurableObject(dispatcherOf(pool), (_, { storage }) => storage.setAlarm(Date.now() + 60_000));
+  await runDurableObjectAlarm(dispatcherOf(pool));
 }
 
 export interface AcceptedJob {
