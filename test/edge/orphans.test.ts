@@ -2,6 +2,7 @@ import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { ulid } from "ulid";
 import { beforeEach, describe, expect, it } from "vitest";
+import { wakeDispatchers } from "../../edge/dispatcher/wake.ts";
 import { type Env, settings } from "../../edge/env.ts";
 import { sweepOrphans } from "../../edge/orphans.ts";
 import { stagingKey } from "../../shared/protocol.ts";
@@ -107,6 +108,11 @@ describe("sweepOrphans", () => {
       list: (options: R2ListOptions) => (options.prefix === "staging/" ? Promise.reject(new Error("no")) : env.BUCKET.list(options)),
     });
     expect(await sweepOrphans(broken, later())).toEqual({ listed: 1, deleted: 1 });
+  });
+
+  it("is part of what the cron trigger does", async () => {
+    await put(stagingKey(`exe_${ulid()}`, 1));
+    await expect.poll(() => wakeDispatchers(undefined, { ...env, ORPHAN_GRACE_MS: "1" }).then(keys), { interval: 20 }).toEqual([]);
   });
 
   it("forgets rows past their time, and no others", async () => {
