@@ -1,0 +1,9 @@
+import type { Benchmark } from "./benchmark.ts";
+import { cache } from "./cache.ts";
+import { pocket } from "./pocket.ts";
+import { start } from "./start.ts";
+import { unet } from "./unet.ts";
+
+export const benchmarks = { unet, pocket, cache, start } as const satisfies Record<string, Benchmark>;
+export type BenchmarkName = keyof typeof benchmarks;
+export const benchmarkNames = Object.keys(benchmarks) as BenchmarkName[];
