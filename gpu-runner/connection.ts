@@ -174,7 +174,6 @@ export class Connection {
     this.#welcomed = true;
     this.#failures = 0;
     this.#tokenRefused = false;
-    metrics.connected.set(1);
     metrics.connections.inc();
     log.info({ heartbeat_ms: message.heartbeat_ms, leases: message.leases.length }, "connected");
     clearTimeout(this.#timer);
@@ -197,10 +196,9 @@ export class Connection {
     if (socket !== this.#socket) return;
     clearTimeout(this.#timer);
     this.#socket = undefined;
-    if (this.#welcomed) this.#options.log.warn({ code }, "the socket is lost");
     this.#welcomed = false;
-    this.#options.metrics.connected.set(0);
     if (this.#closed) return;
+    this.#options.log.warn({ code }, "the socket is lost");
     const wait = backoffMs(this.#failures++, this.#tokenRefused ? this.#timings.refused : this.#timings.reconnect);
     this.#options.log.info({ wait_ms: Math.round(wait) }, "connecting again");
     this.#timer = setTimeout(() => this.#open(), wait);

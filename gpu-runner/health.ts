@@ -1,11 +1,12 @@
 import { createServer, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { Registry } from "prom-client";
+import { Registry } from "prom-client";
 
 export interface Health {
   /** Why the runner can't take work now; empty where it can. */
   problems(): string[];
-  registry: Registry;
+  /** Metrics in Prometheus' text format. */
+  metrics(): Promise<string>;
 }
 
 export interface HealthServer {
@@ -48,7 +49,7 @@ function listen(server: Server, host: string, port: number): Promise<void> {
 async function answer(
   method: string | undefined,
   url: string | undefined,
-  { problems, registry }: Health,
+  { problems, metrics }: Health,
   response: ServerResponse,
 ): Promise<void> {
   const path = url?.split("?")[0];
@@ -59,7 +60,7 @@ async function answer(
     const body = { status: reasons.length === 0 ? "ready" : "not ready", problems: reasons };
     return send(response, reasons.length === 0 ? 200 : 503, "application/json", JSON.stringify(body));
   }
-  if (path === "/metrics") return send(response, 200, registry.contentType, await registry.metrics());
+  if (path === "/metrics") return send(response, 200, Registry.PROMETHEUS_CONTENT_TYPE, await metrics());
   return send(response, 404, "text/plain", "there is /healthz, /readyz and /metrics\n");
 }
 

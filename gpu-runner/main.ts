@@ -18,9 +18,17 @@ async function main(): Promise<void> {
   function dieNow(reason: string): void {
     log.fatal({ reason }, "the process ends at once");
     process.kill(process.pid, "SIGKILL");
+    // Only the first process of a container comes here: the kernel spares it from its own signals.
+    process.abort();
   }
 
-  const health = await serveHealth(config.http.host, config.http.port, { problems: () => runner.problems(), registry: metrics.registry });
+  const health = await serveHealth(config.http.host, config.http.port, {
+    problems: () => runner.problems(),
+    metrics: () => {
+      runner.observe();
+      return metrics.registry.metrics();
+    },
+  });
   let stopping = false;
   const stop = async (signal: NodeJS.Signals) => {
     if (stopping) return dieNow(`${signal} came again`);

@@ -89,6 +89,15 @@ export class Runner {
     return [thread, this.#connection.problem, this.#draining ? "draining" : undefined].filter(problem => problem !== undefined);
   }
 
+  /** Brings the metrics that show a state up to date. */
+  observe(): void {
+    const { metrics } = this.#options;
+    metrics.steps.set(this.thread.counter);
+    metrics.leases.set(this.#leases.all().length);
+    metrics.connected.set(this.#connection.connected ? 1 : 0);
+    metrics.credit.set(this.#connection.connected ? (this.#saidReady ?? 0) : 0);
+  }
+
   /**
    * Takes no more work, lets what runs come to its end for at most `graceMs`, hands back the rest, and disconnects.
    * False where the model thread is stuck in native code and can't be ended.
@@ -276,11 +285,8 @@ export class Runner {
   }
 
   #heartbeat(): void {
-    const { metrics } = this.#options;
     const steps = this.thread.counter;
     const leases = this.#leases.all();
-    metrics.steps.set(steps);
-    metrics.leases.set(leases.length);
     // An upload that is tried again is alive although the thread takes no step.
     this.#connection.send({ type: "heartbeat", leases: leases.map(lease => ({ ...leaseId(lease), counter: steps + lease.activity })) });
     for (const lease of leases) if (performance.now() - (this.#toldAt.get(lease) ?? 0) > RESEND_MS) this.#tell(lease);
@@ -300,10 +306,7 @@ export class Runner {
     const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0;
     const n = free && this.#leases.all().length < MAX_UNFINISHED ? 1 : 0;
     if (n === this.#saidReady && !again) return;
-    if (this.#connection.send({ type: "ready", n })) {
-      this.#saidReady = n;
-      this.#options.metrics.credit.set(n);
-    }
+    if (this.#connection.send({ type: "ready", n })) this.#saidReady = n;
   }
 
   #logOf({ requestId, execution, epoch }: { requestId: string; execution: string; epoch: number }): Logger {
