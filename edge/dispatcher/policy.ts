@@ -28,15 +28,17 @@ export function choose(sql: SqlStorage, now: number, times: Times): Choice | und
   return undefined;
 }
 
-const canCompute = "engine_version = ?1 AND model_hash IN (SELECT value FROM json_each(?2))";
-
 function handedBack(sql: SqlStorage, engineVersion: number, models: string): string | undefined {
-  const query = `SELECT id FROM executions WHERE state = 'queued' AND front = 1 AND ${canCompute} ORDER BY seq LIMIT 1`;
+  const query = `SELECT id FROM executions WHERE state = 'queued' AND front = 1 AND engine_version = ?1
+    AND model_hash IN (SELECT value FROM json_each(?2)) ORDER BY seq LIMIT 1`;
   return first<{ id: string }>(sql, query, engineVersion, models)?.id;
 }
 
 function leastServed(sql: SqlStorage, engineVersion: number, models: string): string | undefined {
-  const oldest = `SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND ${canCompute}`;
+  // One look into the index per tenant and model, however many executions wait.
+  const oldestWith =
+    "SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND engine_version = ?1 AND model_hash = value";
+  const oldest = `SELECT min((${oldestWith})) FROM json_each(?2)`;
   const query = `SELECT (SELECT id FROM executions WHERE seq = (${oldest})) AS id FROM tenants WHERE (${oldest}) IS NOT NULL ORDER BY served, tenants.rowid LIMIT 1`;
   return first<{ id: string }>(sql, query, engineVersion, models)?.id;
 }

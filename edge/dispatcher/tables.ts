@@ -30,6 +30,7 @@ const migrations = [
     CHECK ((state IN ('committing', 'done')) = (outcome IS NOT NULL))
   );
   CREATE INDEX executions_by_tenant ON executions (state, tenant, seq);
+  CREATE INDEX executions_waiting ON executions (tenant, engine_version, model_hash, seq) WHERE state = 'queued';
   CREATE INDEX executions_front ON executions (seq) WHERE state = 'queued' AND front = 1;
   CREATE INDEX executions_settle ON executions (settle_at) WHERE state = 'committing';
   CREATE INDEX executions_age ON executions (done_at) WHERE state = 'done';
