@@ -15,7 +15,10 @@ async function main(): Promise<void> {
   let product: Product | undefined;
   let stopping: Promise<void> | undefined;
   const stop = () => {
-    stopping ??= (product?.stop() ?? Promise.resolve()).then(() => process.exit(0));
+    stopping ??= (product?.stop() ?? Promise.resolve()).then(() => {
+      state.endProcesses();
+      process.exit(0);
+    });
     return stopping;
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);

@@ -53,7 +53,8 @@ export class LocalState {
     appendFileSync(this.path("processes"), `${group}\n`);
   }
 
-  #endOrphans(): void {
+  /** Ends every process group that was remembered and still lives. */
+  endProcesses(): void {
     const file = this.path("processes");
     const groups = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n").map(Number) : [];
     for (const group of groups.filter(isOurs)) process.kill(-group, "SIGKILL");
@@ -70,7 +71,7 @@ export class LocalState {
     if (holder !== undefined && isAlive(holder))
       throw new StartError(`Atelier is already running here (process ${holder}). Stop it first, or set ATELIER_STATE to another folder.`);
     rmSync(file, { force: true });
-    this.#endOrphans();
+    this.endProcesses();
     try {
       const handle = openSync(file, "wx", 0o600);
       writeFileSync(handle, String(process.pid));
