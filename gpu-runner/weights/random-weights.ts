@@ -17,18 +17,19 @@ export function writeRandomWeights(path: string, build: (weights: WeightSource) 
     },
   });
   const values = uniform(period);
-  const entries = [...tensors.values()].map(({ key, shape, byteLength }) => ({
+  const entries = [...tensors.values()].map(({ key, shape, byteLength }, index) => ({
     name: key,
     dtype: "F32" as const,
     shape,
-    data: () => scaled(values, byteLength / 4, shape),
+    // No two tensors are equal: there are runtimes that hold equal constants once, which no trained network would let them do.
+    data: () => scaled(values, byteLength / 4, shape, 1 + index / 1e5),
   }));
   writeSafetensors(path, entries);
   return [...tensors.values()].reduce((sum, { byteLength }) => sum + byteLength / 4, 0);
 }
 
 /** Matrices and kernels have variance 1 / fan-in, which keeps activations of order one; vectors are near one. */
-function* scaled(values: Float32Array, count: number, shape: readonly number[]): Generator<Uint8Array> {
+function* scaled(values: Float32Array, count: number, shape: readonly number[], factor: number): Generator<Uint8Array> {
   const fanIn = shape.slice(1).reduce((a, b) => a * b, 1);
   const [scale, shift] = shape.length > 1 ? [Math.sqrt(3 / fanIn), 0] : [0.1, 0.5];
   const block = values.subarray(0, Math.min(period, count)).map(value => value * scale + shift);
