@@ -120,7 +120,7 @@ export class EdgePeer {
   }
 
   /** Waits until `read` gives something, looking again whenever anything arrives. */
-  async until<T>(read: () => T | undefined | false, what: string, timeoutMs = 5000): Promise<T> {
+  async until<T>(read: () => T | undefined | false, what: string, timeoutMs = 15_000): Promise<T> {
     const end = Date.now() + timeoutMs;
     for (;;) {
       const value = read();

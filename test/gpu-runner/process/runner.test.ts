@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { ulid } from "ulid";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { canonicalPictureRequest } from "../../../shared/picture.ts";
 import { EdgePeer, type GrantChanges, newExecution, newKey, pictureRequest } from "./edge-peer.ts";
 import { runnerFor } from "./harness.ts";
@@ -214,7 +214,7 @@ describe("the end of a lease", () => {
     peer.uploadStatus = () => 409;
     await peer.grant([job("steps 1")]);
     await peer.until(() => peer.uploads.length === 1, "the upload");
-    await vi.waitFor(async () => expect(await outcomes(metrics)).toEqual({ stale: 1 }));
+    await expect.poll(() => outcomes(metrics), { timeout: 15_000 }).toEqual({ stale: 1 });
     expect(peer.of("complete")).toEqual([]);
   });
 
@@ -225,7 +225,7 @@ describe("the end of a lease", () => {
     await peer.grant([work]);
     await peer.until(() => peer.of("complete")[0], "complete");
     peer.send({ v: 1, type: "refused", execution: work.execution, epoch: 1, reason: "stale_epoch" });
-    await vi.waitFor(async () => expect(await outcomes(metrics)).toEqual({ refused: 1 }));
+    await expect.poll(() => outcomes(metrics), { timeout: 15_000 }).toEqual({ refused: 1 });
   });
 
   test("a later epoch of the same execution replaces the held one", async () => {

@@ -101,9 +101,9 @@ test("progress: one report under way, the latest wins, and a preview isn't lost 
   const failures: string[] = [];
   const reporter = new ProgressReporter(lease().held, edgeUrl, problem => failures.push(problem));
   for (let step = 1; step <= 5; step++) reporter.report({ step, steps: 6, ...(step === 3 && { preview: "data:image/webp;base64,AA==" }) });
-  await expect.poll(() => received.length).toBe(2);
+  await expect.poll(() => received.length, { timeout: 10_000 }).toBe(2);
   reporter.report({ step: 6, steps: 6, preview: `data:image/webp;base64,${"A".repeat(70_000)}` });
-  await expect.poll(() => received.length).toBe(3);
+  await expect.poll(() => received.length, { timeout: 10_000 }).toBe(3);
   expect(received.map(({ body }) => JSON.parse(body))).toEqual([
     { step: 1, steps: 6 },
     { step: 5, steps: 6, preview: "data:image/webp;base64,AA==" },
