@@ -1,7 +1,7 @@
 import { cors } from "hono/cors";
 import { AtelierError } from "../shared/errors.ts";
 import { authenticate, authenticateAdmin } from "./auth.ts";
-import { limitBody, requireJson } from "./body.ts";
+import { limitBody } from "./body.ts";
 import { type AppContext, answerError, createRouter } from "./http.ts";
 import { newRequestId } from "./ids.ts";
 import { log } from "./log.ts";
@@ -48,13 +48,13 @@ app.use(
   }),
 );
 app.route("/", pictureRoutes);
-app.use("/v1/*", authenticate, limitBody, requireJson);
+app.use("/v1/*", authenticate, limitBody);
 app.route("/", generationRoutes);
 app.route("/", jobRoutes);
 app.route("/", eventsRoutes);
 app.route("/", modelRoutes);
 
-app.use("/admin/v1/*", securityHeaders, authenticateAdmin, limitBody, requireJson);
+app.use("/admin/v1/*", securityHeaders, authenticateAdmin, limitBody);
 app.route("/", adminRoutes);
 
 app.route("/", runnerRoutes);

@@ -14,10 +14,10 @@ export const limitBody = bodyLimit({
   },
 });
 
-/** Refuses a body that does not say that it is JSON, before a validator takes it for an empty one. */
+/** For routes that take JSON: refuses what does not say that it is, before a validator takes it for an empty body. */
 export const requireJson: MiddlewareHandler<AppEnv> = async (context, next) => {
   const type = context.req.header("content-type");
-  if (context.req.raw.body !== null && !/^application\/json\s*(;|$)/i.test(type ?? "")) {
+  if (!/^application\/json\s*(;|$)/i.test(type ?? "")) {
     throw new AtelierError("invalid_request", `Expected the header Content-Type: application/json, got ${type ?? "none"}.`);
   }
   await next();

@@ -11,6 +11,11 @@ export function json<S extends z.ZodType>(schema: S, description: string) {
   return { description, content: { "application/json": { schema } } };
 }
 
+/** A body that has to be JSON of this schema; the route needs the middleware `requireJson` as well. */
+export function jsonBody<S extends z.ZodType>(schema: S) {
+  return { required: true, content: { "application/json": { schema } } } as const;
+}
+
 /** Every route's errors. */
 export const problems = {
   default: { description: "What went wrong, after RFC 9457", content: { "application/problem+json": { schema: problemSchema } } },

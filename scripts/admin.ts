@@ -75,7 +75,7 @@ const commands: Readonly<Record<string, Command>> = {
     ),
   "model remove": async (client, { words }) => {
     await client.removeModel(required(words[0], "model remove needs the model's name."));
-    console.log("Removed, with what was cached of it.");
+    console.log("Removed.");
   },
   "dead-letters list": async client =>
     table(

@@ -4,12 +4,13 @@ import { modelManifestSchema } from "../../shared/model.ts";
 import { idSchema, modelNameSchema, poolSchema } from "../../shared/names.ts";
 import { publicJwk, publicJwkSchema } from "../../shared/signing.ts";
 import { createApiKey, createRunnerToken, scopes } from "../auth.ts";
+import { requireJson } from "../body.ts";
 import { database } from "../database.ts";
 import { settings } from "../env.ts";
 import { createRouter } from "../http.ts";
 import { log } from "../log.ts";
 import { listModels } from "../models.ts";
-import { administered, idParam, json, problems } from "../openapi.ts";
+import { administered, idParam, json, jsonBody, problems } from "../openapi.ts";
 import { deleteModel, listApiKeys, listRunnerTokens, putModel, revokeApiKey, revokeRunnerToken } from "../operator.ts";
 import { deadLetters, securityEvents } from "../schema.ts";
 
@@ -29,22 +30,18 @@ const createKey = createRoute({
   path: "/admin/v1/keys",
   summary: "Create an API key, and its tenant where there is none of that name",
   security: administered,
+  middleware: requireJson,
   request: {
-    body: {
-      required: true,
-      content: {
-        "application/json": {
-          schema: z.strictObject({
-            tenant: label,
-            name: label,
-            scopes: z
-              .array(z.enum(scopes))
-              .min(1)
-              .default([...scopes]),
-          }),
-        },
-      },
-    },
+    body: jsonBody(
+      z.strictObject({
+        tenant: label,
+        name: label,
+        scopes: z
+          .array(z.enum(scopes))
+          .min(1)
+          .default([...scopes]),
+      }),
+    ),
   },
   responses: {
     201: json(z.object({ id: idSchema("key"), tenant_id: idSchema("tenant"), key: z.string() }), "The key: shown now and never again"),
@@ -96,7 +93,8 @@ const createToken = createRoute({
   path: "/admin/v1/runner-tokens",
   summary: "Create a runner token for one pool",
   security: administered,
-  request: { body: { required: true, content: { "application/json": { schema: z.strictObject({ name: label, pool: poolSchema }) } } } },
+  middleware: requireJson,
+  request: { body: jsonBody(z.strictObject({ name: label, pool: poolSchema })) },
   responses: {
     201: json(z.object({ id: idSchema("runnerToken"), token: z.string() }), "The token: shown now and never again"),
     ...problems,
@@ -148,9 +146,10 @@ adminRoutes.openapi(
     path: "/admin/v1/models/{name}",
     summary: "Register a model, or change what its name stands for",
     security: administered,
+    middleware: requireJson,
     request: {
       params: nameParam,
-      body: { required: true, content: { "application/json": { schema: modelManifestSchema.omit({ name: true }) } } },
+      body: jsonBody(modelManifestSchema.omit({ name: true })),
     },
     responses: { 200: json(modelManifestSchema, "The model as it is served from now on"), ...problems },
   }),

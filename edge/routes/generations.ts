@@ -4,6 +4,7 @@ import { type GenerationRequest, generationRequestSchema } from "../../shared/ge
 import { type GenerationView, generationViewSchema, type JobView, jobViewSchema } from "../../shared/job.ts";
 import { idSchema, sameUlid } from "../../shared/names.ts";
 import { withFiles } from "../artifacts.ts";
+import { requireJson } from "../body.ts";
 import { lookUp } from "../cache.ts";
 import { database } from "../database.ts";
 import { planPictures, resolveGeneration } from "../generation.ts";
@@ -11,7 +12,7 @@ import { type AppContext, createRouter } from "../http.ts";
 import { type Answer, answerOnce } from "../idempotency.ts";
 import { acceptJob, cancelJob, type StoredJob } from "../jobs.ts";
 import { modelOf } from "../models.ts";
-import { idempotencyHeader, idParam, json, problems, secured } from "../openapi.ts";
+import { idempotencyHeader, idParam, json, jsonBody, problems, secured } from "../openapi.ts";
 import { preferredWait } from "../prefer.ts";
 import { type TenantStore, tenantStore } from "../tenant.ts";
 import { generationViews, jobViews } from "../views.ts";
@@ -25,9 +26,10 @@ const createGeneration = createRoute({
   description:
     "Answers 201 with the generation where it has ended: at once when every picture comes from the cache, or within `Prefer: wait=N` seconds (0 to 60). Otherwise, and always without that header, 202 with the job.",
   security: secured,
+  middleware: requireJson,
   request: {
     headers: idempotencyHeader.extend({ prefer: z.string().optional().describe("wait=N: seconds to wait for the end, 0 to 60") }),
-    body: { required: true, content: { "application/json": { schema: generationRequestSchema } } },
+    body: jsonBody(generationRequestSchema),
   },
   responses: {
     201: json(generationViewSchema, "The generation, which has ended"),
