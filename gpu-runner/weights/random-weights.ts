@@ -32,7 +32,7 @@ export function writeRandomWeights(path: string, build: (weights: WeightSource) 
 function* scaled(values: Float32Array, count: number, shape: readonly number[], factor: number): Generator<Uint8Array> {
   const fanIn = shape.slice(1).reduce((a, b) => a * b, 1);
   const [scale, shift] = shape.length > 1 ? [Math.sqrt(3 / fanIn), 0] : [0.1, 0.5];
-  const block = values.subarray(0, Math.min(period, count)).map(value => value * scale + shift);
+  const block = values.subarray(0, Math.min(period, count)).map(value => value * scale * factor + shift);
   for (let done = 0; done < count; done += period) yield bytesOf(block.subarray(0, Math.min(period, count - done)));
 }
 
