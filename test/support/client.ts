@@ -12,8 +12,11 @@ export function client(url: string, key: string) {
   /** Posts and waits for the end. */
   const generate = async (body: object) => generationViewSchema.parse(await json(await post(body, { Prefer: "wait=60" })));
 
-  /** Posts without waiting. */
-  const submit = async (body: object) => generationViewSchema.parse(await json(await post(body, { Prefer: "wait=0" })));
+  /** Posts without waiting: 202 with the job. */
+  const submit = async (body: object) => {
+    const job = jobViewSchema.parse(await json(await post(body, { Prefer: "wait=0" })));
+    return { id: job.generation, job };
+  };
 
   const generation = async (id: string) => generationViewSchema.parse(await json(await call(`/v1/generations/${id}`)));
   const job = async (id: string) => jobViewSchema.parse(await json(await call(`/v1/jobs/${id}`)));
