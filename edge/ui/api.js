@@ -1,7 +1,7 @@
 import { currentKey } from "./key.js";
 
 /** @typedef {import("../../shared/errors.ts").Problem} Problem */
-/** @typedef {import("../../shared/model.ts").ModelManifest} ModelManifest */
+/** @typedef {Omit<import("../../shared/model.ts").ModelManifest, "pool">} Model */
 /** @typedef {import("../../shared/job.ts").GenerationView} Generation */
 /** @typedef {import("../../shared/job.ts").PictureView} Picture */
 /** @typedef {import("../../shared/job.ts").JobView} Job */
@@ -41,7 +41,7 @@ async function problemIn(response) {
   return { type: "about:blank", title: `The server answered ${status} ${statusText}`.trim(), status, code: "internal" };
 }
 
-/** @returns {Promise<ModelManifest[]>} */
+/** @returns {Promise<Model[]>} */
 export async function listModels() {
   return (await (await call("/v1/models")).json()).data;
 }
@@ -62,7 +62,9 @@ export async function listGenerations(cursor) {
  * @returns {Promise<Generation>}
  */
 export async function createGeneration(request) {
-  return (await call("/v1/generations", { method: "POST", body: JSON.stringify(request) })).json();
+  /** @type {Generation | Job} */
+  const answer = await (await call("/v1/generations", { method: "POST", body: JSON.stringify(request) })).json();
+  return answer.object === "job" ? getGeneration(answer.generation) : answer;
 }
 
 /**

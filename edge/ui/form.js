@@ -4,14 +4,14 @@ import { readSamplerOptions, showSamplerOptions } from "./sampler-fields.js";
 import { samplers } from "./samplers.js";
 
 /** @typedef {import("./api.js").GenerationRequest} GenerationRequest */
-/** @typedef {import("./api.js").ModelManifest} ModelManifest */
+/** @typedef {import("./api.js").Model} Model */
 /** @typedef {import("./api.js").Problem} Problem */
 /** @typedef {import("./samplers.js").SamplerName} SamplerName */
 
 const form = byId("generate-form", HTMLFormElement);
 const numbers = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "seed", "num_images"];
 
-/** @type {ModelManifest[]} */
+/** @type {Model[]} */
 let models = [];
 
 /** Fills in the samplers and keeps their options in step. */
@@ -29,7 +29,7 @@ function chosenSampler() {
 
 /**
  * Offers the models; the chosen one's defaults go into the fields.
- * @param {ModelManifest[]} list
+ * @param {Model[]} list
  */
 export function showModels(list) {
   models = list;
