@@ -1,13 +1,13 @@
 import { DurableObject } from "cloudflare:workers";
 import { PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { type ErrorCode, jobErrorSchema } from "../../shared/errors.ts";
-import { type RunnerMessage, resultSchema, runnerMessageSchema } from "../../shared/protocol.ts";
+import { type RunnerMessage, resultSchema } from "../../shared/protocol.ts";
 import { type Env, settings } from "../env.ts";
 import { errorFields, log } from "../log.ts";
 import { announceRunning, settle } from "../settle.ts";
 import { leaseMessage, ParamsRefused } from "./grants.ts";
 import { disconnected, greet, isRevoked, mayGreet, restarted, revoke, seen, silent } from "./instances.ts";
-import { answer, type Conversation, logLease } from "./messages.ts";
+import { answer, type Conversation, logLease, parseMessage } from "./messages.ts";
 import { choose, nextDue } from "./policy.ts";
 import type { DispatcherRpc, PoolStatus, PoolView } from "./rpc.ts";
 import { type Attachment, type CloseReason, RUNNER_TOKEN_HEADER, Sockets } from "./sockets.ts";
@@ -17,8 +17,6 @@ import { type ExecutionRow, type LeaseRow, migrate } from "./tables.ts";
 import { timesOf } from "./times.ts";
 import { connectedRunners, describeExecution, poolStatus } from "./views.ts";
 
-/** Longest message of a runner, in characters: a hello with thousands of models fits. */
-const MAX_MESSAGE_LENGTH = 1 << 20;
 /** Least time to the next alarm after something failed in one, in milliseconds. */
 const ALARM_PAUSE_MS = 1000;
 
@@ -29,7 +27,7 @@ const ALARM_PAUSE_MS = 1000;
 export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   readonly #sql: SqlStorage;
   readonly #sockets: Sockets;
-  readonly #settling = new Map<string, Promise<void>>();
+  readonly #settling = new Set<string>();
   #sweeping: Promise<void> = Promise.resolve();
   #sweepUnderWay = false;
   #cursor: Cursor = FROM_THE_START;
@@ -304,9 +302,10 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
 
   /** Brings a persisted outcome to D1. What fails is tried again by the alarm. */
   #settle(execution: string): void {
-    if (this.#settling.has(execution)) return;
+    // One that is still under way is put off all the same, or it would be due at every moment.
     const row = store.beginSettlement(this.#sql, execution, Date.now());
-    if (!row) return;
+    if (!row || this.#settling.has(execution)) return;
+    this.#settling.add(execution);
     const settling = this.#settleRow(row)
       .catch((error: unknown) => {
         const { request_id, settle_failures: failures } = row;
@@ -319,7 +318,6 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
         });
       })
       .finally(() => this.#settling.delete(execution));
-    this.#settling.set(execution, settling);
     this.ctx.waitUntil(settling);
   }
 
@@ -407,22 +405,4 @@ function settleable({ id, epoch, outcome, detail }: ExecutionRow): Parameters<ty
 
 function requireVersion(v: number): void {
   if (v !== 1) throw new Error(`dispatcher: RPC version expected 1, got ${v}`);
-}
-
-/** The message, or in words what is wrong with it. Nothing of its content is quoted. */
-function parseMessage(data: string | ArrayBuffer): RunnerMessage | string {
-  if (typeof data !== "string") return "expected a text message, got a binary one";
-  if (data.length > MAX_MESSAGE_LENGTH) return `expected at most ${MAX_MESSAGE_LENGTH} characters, got ${data.length}`;
-  let input: unknown;
-  try {
-    input = JSON.parse(data);
-  } catch {
-    return "expected JSON";
-  }
-  const parsed = runnerMessageSchema.safeParse(input);
-  if (parsed.success) return parsed.data;
-  return parsed.error.issues
-    .map(({ path, message }) => `${path.join(".") || "message"}: ${message}`)
-    .join("; ")
-    .slice(0, 300);
 }

@@ -1,10 +1,31 @@
 import { PROTOCOL_VERSION } from "../../shared/engine.ts";
-import type { Lease, RunnerMessage } from "../../shared/protocol.ts";
+import { type Lease, type RunnerMessage, runnerMessageSchema } from "../../shared/protocol.ts";
 import { log } from "../log.ts";
 import { ready } from "./instances.ts";
 import type { Sockets } from "./sockets.ts";
 import { accept, complete, executionRow, fail, handBack, heartbeat } from "./store.ts";
 import type { Times } from "./times.ts";
+
+/** Longest message of a runner, in characters: a hello with thousands of models fits. */
+const MAX_MESSAGE_LENGTH = 1 << 20;
+
+/** The message, or in words what is wrong with it. Nothing of its content is quoted. */
+export function parseMessage(data: string | ArrayBuffer): RunnerMessage | string {
+  if (typeof data !== "string") return "expected a text message, got a binary one";
+  if (data.length > MAX_MESSAGE_LENGTH) return `expected at most ${MAX_MESSAGE_LENGTH} characters, got ${data.length}`;
+  let input: unknown;
+  try {
+    input = JSON.parse(data);
+  } catch {
+    return "expected JSON";
+  }
+  const parsed = runnerMessageSchema.safeParse(input);
+  if (parsed.success) return parsed.data;
+  return parsed.error.issues
+    .map(({ path, message }) => `${path.join(".") || "message"}: ${message}`)
+    .join("; ")
+    .slice(0, 300);
+}
 
 /** What the answers to a runner's messages need. */
 export interface Conversation {

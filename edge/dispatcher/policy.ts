@@ -35,11 +35,20 @@ function handedBack(sql: SqlStorage, engineVersion: number, models: string): str
 }
 
 function leastServed(sql: SqlStorage, engineVersion: number, models: string): string | undefined {
-  // One look into the index per tenant and model, however many executions wait.
-  const oldestWith =
+  // Looks into the index once per waiting tenant and once more per model, however many executions wait or tenants are known.
+  const oldest =
     "SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND engine_version = ?1 AND model_hash = value";
-  const oldest = `SELECT min((${oldestWith})) FROM json_each(?2)`;
-  const query = `SELECT (SELECT id FROM executions WHERE seq = (${oldest})) AS id FROM tenants WHERE (${oldest}) IS NOT NULL ORDER BY served, tenants.rowid LIMIT 1`;
+  const query = `
+    WITH RECURSIVE waiting (tenant) AS (
+      SELECT min(tenant) FROM executions WHERE state = 'queued'
+      UNION ALL
+      SELECT (SELECT min(tenant) FROM executions WHERE state = 'queued' AND tenant > waiting.tenant) FROM waiting WHERE tenant IS NOT NULL
+    ),
+    heads AS (
+      SELECT served, tenants.rowid AS arrived, (SELECT min((${oldest})) FROM json_each(?2)) AS seq
+      FROM waiting JOIN tenants ON tenants.id = waiting.tenant
+    )
+    SELECT id FROM executions WHERE seq = (SELECT seq FROM heads WHERE seq IS NOT NULL ORDER BY served, arrived LIMIT 1)`;
   return first<{ id: string }>(sql, query, engineVersion, models)?.id;
 }
 

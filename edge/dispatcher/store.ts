@@ -308,10 +308,16 @@ export function settleAgain(sql: SqlStorage, execution: string, asked: number): 
     );
 }
 
-/** Forgets tombstones, tenants and instances that are too old to matter. */
+/** Forgets tombstones, and tenants and instances that are known for nothing else. A part at a time, so that no call takes long. */
 export function prune(sql: SqlStorage, now: number): void {
-  sql.exec("DELETE FROM executions WHERE state = 'done' AND done_at <= ?", now - TOMBSTONE_MS);
-  sql.exec("DELETE FROM tenants WHERE id NOT IN (SELECT tenant FROM executions)");
+  const old = "SELECT seq FROM executions WHERE state = 'done' AND done_at <= ? ORDER BY done_at LIMIT 500";
+  const tenants = sql
+    .exec<{ tenant: string }>(`DELETE FROM executions WHERE seq IN (${old}) RETURNING tenant`, now - TOMBSTONE_MS)
+    .toArray()
+    .map(({ tenant }) => tenant);
+  if (tenants.length === 0) return;
+  const remains = "SELECT 1 FROM executions WHERE state IN ('queued', 'leased', 'committing', 'done') AND tenant = tenants.id";
+  sql.exec(`DELETE FROM tenants WHERE id IN (SELECT value FROM json_each(?)) AND NOT EXISTS (${remains})`, JSON.stringify(tenants));
   sql.exec("DELETE FROM instances WHERE connected = 0 AND last_seen <= ? AND id NOT IN (SELECT instance FROM leases)", now - TOMBSTONE_MS);
 }
 

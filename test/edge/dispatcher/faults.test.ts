@@ -191,6 +191,28 @@ it("keeps a result while R2 does not take it, and commits it when R2 does again"
   expect(await jobStatus(job.job)).toMatchObject({ status: "succeeded" });
 });
 
+it("waits for a settlement that hangs, without looking again and again", async () => {
+  const { pool, runner, lease } = await computing();
+  let answer: () => void = () => undefined;
+  const answered = new Promise<void>(resolve => {
+    answer = resolve;
+  });
+  const slow = new Proxy(env.BUCKET, {
+    get: (target, name) =>
+      name === "get" ? (key: string) => answered.then(() => target.get(key)) : (Reflect.get(target, name) as () => unknown).bind(target),
+  });
+  await replaceBindings(pool, { BUCKET: slow });
+  await complete(runner, lease);
+  await until(
+    async () => (await withSql(pool, sql => sql.exec("SELECT settle_failures FROM executions").one())).settle_failures === 1,
+    "the settlement",
+  );
+  await fallDue(pool, "executions", "settle_at");
+  expect(await runInDurableObject(dispatcherOf(pool), (_, { storage }) => storage.getAlarm())).toBeGreaterThan(Date.now());
+  await runInDurableObject(dispatcherOf(pool), () => answer());
+  await runner.next("committed");
+});
+
 it("commits once although a commit ended without our hearing of it", async () => {
   const { pool, runner, lease, id } = await computing();
   const { execution, epoch } = lease;

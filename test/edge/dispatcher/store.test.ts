@@ -322,14 +322,18 @@ it("ties an instance to the token that it first came with", async () => {
   expect(may).toEqual([true, true, false]);
 });
 
-it("forgets tombstones once no offer can be left, and not before", async () => {
+it("forgets tombstones once no offer can be left, and not before; with the last one, their tenant", async () => {
   const known = await withSql(newPool(), sql => {
     store.complete(sql, computing(sql), result, "r", 0);
     store.settled(sql, "e", 0);
-    store.prune(sql, TOMBSTONE_MS - 1);
-    const before = store.knows(sql, "e");
-    store.prune(sql, TOMBSTONE_MS);
-    return [before, store.knows(sql, "e")];
+    const tenants = () => sql.exec<{ n: number }>("SELECT COUNT(*) AS n FROM tenants").one().n;
+    return [TOMBSTONE_MS - 1, TOMBSTONE_MS].map(now => {
+      store.prune(sql, now);
+      return [store.knows(sql, "e"), tenants()];
+    });
   });
-  expect(known).toEqual(["tombstoned", undefined]);
+  expect(known).toEqual([
+    ["tombstoned", 1],
+    [undefined, 0],
+  ]);
 });
