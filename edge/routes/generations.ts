@@ -11,6 +11,7 @@ import { planPictures, resolveGeneration } from "../generation.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { type Answer, answerOnce } from "../idempotency.ts";
 import { acceptJob, cancelJob, type StoredJob } from "../jobs.ts";
+import { errorFields, log } from "../log.ts";
 import { modelOf } from "../models.ts";
 import { idempotencyHeader, idParam, json, jsonBody, problems, secured } from "../openapi.ts";
 import { preferredWait } from "../prefer.ts";
@@ -77,10 +78,15 @@ async function accept(context: AppContext, request: GenerationRequest, ulid: str
   });
 }
 
+/** The job as it is after at most so many seconds. Where waiting fails, the client gets the job, which is accepted all the same. */
 async function waitFor(context: AppContext, stored: StoredJob, seconds: number): Promise<StoredJob> {
   if (stored.job.status !== "active" || seconds === 0) return stored;
   const { id } = stored.job;
-  await context.env.JOB_EVENTS.getByName(id).wait({ v: 1, job: id, timeout_ms: seconds * 1000 });
+  try {
+    await context.env.JOB_EVENTS.getByName(id).wait({ v: 1, job: id, timeout_ms: seconds * 1000 });
+  } catch (error) {
+    log("warn", "waiting for a job failed", { request_id: context.get("requestId"), job: id, ...errorFields(error) });
+  }
   return (await storeOf(context).job(id)) ?? stored;
 }
 

@@ -64,9 +64,9 @@ describe("acceptance", () => {
       ...env,
       OFFERS: { sendBatch: fail },
       DISPATCHER: { getByName: () => ({ watch: fail, describe: fail }) },
-      JOB_EVENTS: { getByName: () => ({ append: fail, progress: fail }) },
+      JOB_EVENTS: { getByName: () => ({ append: fail, progress: fail, wait: fail }) },
     } as unknown as Env;
-    const job = await generateMiss(key, { seed: 2 }, { env: broken });
+    const job = await generateMiss(key, { seed: 2 }, { env: broken, headers: { prefer: "wait=20" } });
     expect(job).toMatchObject({ status: "queued", no_runner: false, queue_position: null });
     await compute(job.id);
     expect((await readJob(job.id)).status).toBe("succeeded");
