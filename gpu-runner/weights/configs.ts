@@ -245,7 +245,7 @@ export function readTextEncoderConfig(file: string): TextEncoderConfig {
 export function parseConfig<T extends z.ZodType>(file: string, schema: T): z.output<T> {
   let json: unknown;
   try {
-    json = JSON.parse(readFileSync(file, "utf8"));
+    json = JSON.parse(withoutNonFinite(readFileSync(file, "utf8")));
   } catch (error) {
     throw new ModelError(file, "file", "readable JSON", error instanceof Error ? error.message : String(error));
   }
@@ -254,6 +254,11 @@ export function parseConfig<T extends z.ZodType>(file: string, schema: T): z.out
   const issue = parsed.error.issues[0]!;
   const expected = issue.code === "invalid_value" ? issue.values.map(value => JSON.stringify(value)).join(" or ") : issue.message;
   throw new ModelError(file, issue.path.join(".") || "file", expected, JSON.stringify(issue.input) ?? "nothing");
+}
+
+/** Python writes numbers that JSON lacks (diffusers saves `"lambda_min_clipped": -Infinity`); they stand for "no limit", as null does. */
+function withoutNonFinite(text: string): string {
+  return text.replace(/("(?:[^"\\]|\\.)*")|-?\bInfinity\b|\bNaN\b/g, (_, quoted: string | undefined) => quoted ?? "null");
 }
 
 function requireDivides(file: string, key: string, divisor: number, channels: number): void {

@@ -114,6 +114,16 @@ describe("folders", () => {
     expect(await loadError(join(folder, "absent"))).toBeInstanceOf(ModelError);
   });
 
+  test("numbers that Python writes and JSON lacks are read as no limit", async () => {
+    const folder = copyModel();
+    const file = join(folder, "scheduler/scheduler_config.json");
+    writeFileSync(
+      file,
+      '{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "x": [NaN, "a \\" NaN, Infinity"]}',
+    );
+    expect((await describeModel(folder)).schedulerConfig).toMatchObject({ lambda_min_clipped: null, x: [null, 'a " NaN, Infinity'] });
+  });
+
   test("weights are found under the half-precision name where the plain one is absent", async () => {
     const folder = copyModel();
     renameSync(join(folder, files.unet), join(folder, "unet/diffusion_pytorch_model.fp16.safetensors"));
