@@ -1,5 +1,8 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { ModelError } from "../gpu-runner/weights/model-error.ts";
+import { SafetensorsError } from "../gpu-runner/weights/safetensors.ts";
+import { AdminError } from "./admin-client.ts";
 import { type Product, startProduct } from "./local/product.ts";
 import { LocalState, StartError } from "./local/state.ts";
 
@@ -78,6 +81,7 @@ Ctrl-C stops everything.`;
 }
 
 main().catch(error => {
-  console.error(error instanceof StartError ? error.message : error);
+  const expected = [StartError, AdminError, ModelError, SafetensorsError].some(type => error instanceof type);
+  console.error(expected ? error.message : error);
   process.exit(1);
 });

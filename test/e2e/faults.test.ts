@@ -25,7 +25,7 @@ async function runner({ state, token, url }: StartedEdge, name: string, env: Rec
   return started;
 }
 
-const long = { prompt: "a red cube, on a green floor", steps: 100 };
+const long = { prompt: "a red cube, on a green floor", steps: 150 };
 
 test("a runner is killed in the middle of a job: a second one finishes it", async () => {
   const running = await edge();
