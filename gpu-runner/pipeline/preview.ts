@@ -22,7 +22,7 @@ export async function fitPreviewMap(model: DiffusionModel): Promise<PreviewMap> 
     return values[(channel * patches + Math.floor(y / patchSize)) * patches + Math.floor(x / patchSize)]!;
   });
   const image = await model.decodeLatents({
-    data: latents.map(value => value / vae.scalingFactor + vae.shiftFactor),
+    data: latents.map(value => value / vae.scalingFactor),
     shape: [1, latentChannels, fitSize, fitSize],
   });
   const rows = latentRows(latents, latentChannels);

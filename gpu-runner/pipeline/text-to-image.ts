@@ -68,8 +68,8 @@ export async function textToImage(
   const denoiser = guidedModel(model, context, shape, settings);
   const latents = await sampler.sample(settings.schedulerConfig, schedule, { ...run, model: denoiser, batch: shape[0] });
   run.signal?.throwIfAborted();
-  const { scalingFactor, shiftFactor } = description.vae;
-  const image = await model.decodeLatents({ data: latents.map(value => value / scalingFactor + shiftFactor), shape });
+  const { scalingFactor } = description.vae;
+  const image = await model.decodeLatents({ data: latents.map(value => value / scalingFactor), shape });
   return { latents: { data: latents, shape }, image };
 }
 

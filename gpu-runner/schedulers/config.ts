@@ -116,6 +116,14 @@ export function schedulerConfig(schedulerClass: SchedulerClass, given: Readonly<
   throw new RangeError(`${schedulerClass}: setting ${setting} is ${JSON.stringify(given[setting])}: ${issue!.message}`);
 }
 
+/**
+ * What diffusers' StableDiffusionPipeline makes of its model's scheduler file: files of the first releases have an offset of 0 and clip x0,
+ * for which the models were never trained.
+ */
+export function stableDiffusionConfig(modelConfig: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return { ...modelConfig, steps_offset: 1, clip_sample: false };
+}
+
 const scheduleFlags = {
   normal: {},
   karras: { use_karras_sigmas: true },
@@ -141,7 +149,7 @@ export const samplerClasses = {
   dpm_multistep: "DPMSolverMultistepScheduler",
 } as const satisfies Record<SamplerName, SchedulerClass>;
 
-/** Settings for a request: class defaults < the model's configuration < what the sampler's name stands for < the request's options. */
+/** Settings for a request: class defaults < the model's configuration (as `stableDiffusionConfig` corrects it) < what the sampler's name stands for < the request's options. */
 export function samplerConfig(
   sampler: SamplerName,
   options: SamplerOptions,
@@ -149,5 +157,10 @@ export function samplerConfig(
 ): SchedulerConfig {
   const { schedule, ...settings } = options;
   const flags = schedule === undefined ? {} : { ...noScheduleFlags, ...scheduleFlags[schedule] };
-  return schedulerConfig(samplerClasses[sampler], { ...modelConfig, ...samplerTraits[sampler].preset, ...settings, ...flags });
+  return schedulerConfig(samplerClasses[sampler], {
+    ...stableDiffusionConfig(modelConfig),
+    ...samplerTraits[sampler].preset,
+    ...settings,
+    ...flags,
+  });
 }

@@ -36,8 +36,12 @@ export interface Sampler {
   addNoise(schedule: Schedule, original: Float32Array, noise: Float32Array, timestep: number): Float32Array;
 }
 
-/** Position of the timestep in the schedule that lies nearest: one that went through float32 or was truncated may differ a little. */
+/**
+ * Position of the timestep in the schedule that lies nearest: one that went through float32 or was truncated may differ a little.
+ * Of timesteps that truncation made equal the second counts, as in diffusers.
+ */
 export function stepIndex({ timesteps }: Schedule, timestep: number): number {
   const distances = timesteps.map(other => Math.abs(other - timestep));
-  return distances.indexOf(Math.min(...distances));
+  const first = distances.indexOf(Math.min(...distances));
+  return distances[first + 1] === distances[first] && timesteps[first + 1] === timesteps[first] ? first + 1 : first;
 }

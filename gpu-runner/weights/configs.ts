@@ -49,7 +49,6 @@ export interface VaeConfig {
   usePostQuantConv: boolean;
   midBlockAddAttention: boolean;
   scalingFactor: number;
-  shiftFactor: number;
 }
 
 export interface TextEncoderConfig {
@@ -138,7 +137,8 @@ const vaeSchema = z.object({
   latent_channels: count.default(4),
   norm_num_groups: count.default(32),
   scaling_factor: z.number().positive().default(0.18215),
-  shift_factor: z.number().nullish(),
+  // No Stable Diffusion 1 pipeline of the reference applies a shift.
+  shift_factor: only(null, 0),
   use_quant_conv: z.boolean().default(true),
   use_post_quant_conv: z.boolean().default(true),
   mid_block_add_attention: z.boolean().default(true),
@@ -220,7 +220,6 @@ export function readVaeConfig(file: string): VaeConfig {
     usePostQuantConv: config.use_post_quant_conv,
     midBlockAddAttention: config.mid_block_add_attention,
     scalingFactor: config.scaling_factor,
-    shiftFactor: config.shift_factor ?? 0,
   };
 }
 

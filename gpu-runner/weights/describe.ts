@@ -20,7 +20,7 @@ export interface ModelDescription {
   /** `latentChannels`, or more for an inpainting UNet. */
   unetInputChannels: number;
   crossAttentionDim: number;
-  vae: { scalingFactor: number; shiftFactor: number };
+  vae: { scalingFactor: number };
   textEncoder: { maxLength: number; hiddenSize: number };
   tokenizer: { maxLength: number };
   /** `scheduler/scheduler_config.json` as it stands. */
@@ -55,7 +55,7 @@ export function describeFolder(folder: ModelFolder, hash: string): ModelDescript
     defaultWidth: unet.sampleSize[1] * vaeScaleFactor,
     unetInputChannels: unet.inChannels,
     crossAttentionDim: unet.crossAttentionDim,
-    vae: { scalingFactor: vae.scalingFactor, shiftFactor: vae.shiftFactor },
+    vae: { scalingFactor: vae.scalingFactor },
     textEncoder: { maxLength: textEncoder.maxLength, hiddenSize: textEncoder.width },
     tokenizer: { maxLength: folder.tokenizerMaxLength },
     schedulerConfig,

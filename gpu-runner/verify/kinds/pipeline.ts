@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { toUnitPictures } from "../../pipeline/pixels.ts";
 import { textToImage } from "../../pipeline/text-to-image.ts";
-import { schedulerClasses, schedulerConfig } from "../../schedulers/config.ts";
+import { schedulerClasses, schedulerConfig, stableDiffusionConfig } from "../../schedulers/config.ts";
 import { clipTokenizer } from "../../tokenizer/clip.ts";
 import { readClipVocabulary } from "../../tokenizer/load.ts";
 import { float32Input, type VerifyKind } from "../kind.ts";
@@ -52,7 +52,7 @@ export const pipelineKind: VerifyKind = {
         prompts,
         negativePrompts: typeof negativePrompt === "string" ? prompts.map(() => negativePrompt) : negativePrompt,
         clipSkip: clipSkip ?? 0,
-        schedulerConfig: schedulerConfig(settings.scheduler, { ...(given ?? model.description.schedulerConfig), eta }),
+        schedulerConfig: schedulerConfig(settings.scheduler, { ...stableDiffusionConfig(given ?? model.description.schedulerConfig), eta }),
       },
       {
         latents: float32Input(context, "latents").data,

@@ -48,7 +48,7 @@ export function arithmeticModel(seen: number[] = [], unetInputChannels = 4): Dif
       defaultHeight: 64,
       unetInputChannels,
       crossAttentionDim: 1,
-      vae: { scalingFactor: 0.5, shiftFactor: 0 },
+      vae: { scalingFactor: 0.5 },
       textEncoder: { maxLength: 77, hiddenSize: 1 },
       tokenizer: { maxLength: 77 },
       schedulerConfig: {},

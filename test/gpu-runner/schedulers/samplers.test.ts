@@ -7,7 +7,7 @@ import { samplerClasses, samplerConfig, schedulerClasses, schedulerConfig } from
 import { samplers } from "../../../gpu-runner/schedulers/index.ts";
 import { roundHalfEven } from "../../../gpu-runner/schedulers/numeric.ts";
 import { predictedNoise, predictedOriginal, velocity } from "../../../gpu-runner/schedulers/parameterization.ts";
-import type { StepReport } from "../../../gpu-runner/schedulers/sampler.ts";
+import { type StepReport, stepIndex } from "../../../gpu-runner/schedulers/sampler.ts";
 import { type SamplerName, type SamplerOptions, samplerNames, samplerTraits } from "../../../shared/samplers.ts";
 
 const stableDiffusion = {
@@ -71,10 +71,10 @@ describe("schedules", () => {
 
   test.each([
     { sampler: "ddim", spacing: "trailing", timesteps: [999, 749, 499, 249] },
-    { sampler: "ddim", spacing: "leading", timesteps: [750, 500, 250, 0] },
+    { sampler: "ddim", spacing: "leading", timesteps: [751, 501, 251, 1] },
     { sampler: "euler", spacing: "linspace", timesteps: [999, 666, 333, 0] },
     { sampler: "dpmpp_2m", spacing: "linspace", timesteps: [999, 749, 500, 250] },
-    { sampler: "dpmpp_2m", spacing: "leading", timesteps: [800, 600, 400, 200] },
+    { sampler: "dpmpp_2m", spacing: "leading", timesteps: [801, 601, 401, 201] },
   ] as const)("$sampler, $spacing", ({ sampler, spacing, timesteps }) => {
     const config = samplerConfig(sampler, { timestep_spacing: spacing }, stableDiffusion);
     expect(samplers[samplerClasses[sampler]].schedule(config, 4).timesteps).toEqual(timesteps);
@@ -186,6 +186,12 @@ describe("settings", () => {
     });
   });
 
+  test("a model's file of the first releases is read as diffusers' pipeline does; a request may still ask for the opposite", () => {
+    const model = { ...stableDiffusion, steps_offset: 0, clip_sample: true };
+    expect(samplerConfig("ddim", {}, model)).toMatchObject({ steps_offset: 1, clip_sample: false });
+    expect(samplerConfig("ddim", { steps_offset: 0, clip_sample: true }, model)).toMatchObject({ steps_offset: 0, clip_sample: true });
+  });
+
   test("a setting out of range is named", () => {
     expect(() => schedulerConfig("EulerDiscreteScheduler", { timestep_spacing: "random" })).toThrow(
       /EulerDiscreteScheduler: setting timestep_spacing is "random"/,
@@ -214,6 +220,11 @@ test("x0, epsilon and v tell the same of a sample", () => {
       }
     }),
   );
+});
+
+test("of timesteps that truncation made equal the second is meant, as in diffusers", () => {
+  const schedule = { timesteps: [998, 20, 0, 0, 0], sigmas: new Float32Array(6), alphasCumprod: new Float32Array(1000), initNoiseSigma: 1 };
+  expect([998, 21, 0].map(timestep => stepIndex(schedule, timestep))).toEqual([0, 1, 3]);
 });
 
 test("the beta distribution's quantiles", () => {

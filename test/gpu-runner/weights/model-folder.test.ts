@@ -50,7 +50,6 @@ describe("configs", () => {
       layersPerBlock: 1,
       latentChannels: 4,
       scalingFactor: 0.18215,
-      shiftFactor: 0,
       useQuantConv: true,
     });
     expect(readTextEncoderConfig(empty)).toMatchObject({
@@ -155,7 +154,7 @@ describe("folders", () => {
       defaultHeight: 64,
       unetInputChannels: 4,
       crossAttentionDim: 24,
-      vae: { scalingFactor: 0.18215, shiftFactor: 0 },
+      vae: { scalingFactor: 0.18215 },
       textEncoder: { maxLength: 77, hiddenSize: 24 },
       tokenizer: { maxLength: 77 },
       schedulerConfig: { _class_name: "PNDMScheduler", steps_offset: 1 },
