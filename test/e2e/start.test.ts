@@ -74,7 +74,8 @@ test("npm start draws a first picture and prints a request that works when paste
   const started = groups();
   expect(alive(started)).toEqual(started);
   expect(await first.interrupt()).toBe(0);
-  expect(alive(started)).toEqual([]);
+  // The kernel takes a moment to bury what was killed.
+  await expect.poll(() => alive(started), { timeout: 5000 }).toEqual([]);
 
   const again = await start({ ATELIER_PORT: port });
   expect(paste(again.output).pictures).toMatchObject([{ cached: true, sha256: drawn.pictures[0]!.sha256 }]);
