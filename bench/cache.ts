@@ -1,7 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
 import { Agent, request } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
@@ -11,6 +8,7 @@ import { LocalState } from "../scripts/local/state.ts";
 import type { Benchmark, Row } from "./benchmark.ts";
 import type { Options } from "./options.ts";
 import { cpuSecondsOf } from "./processes.ts";
+import { atEnd, withScratchFolder } from "./scratch.ts";
 import { median } from "./statistics.ts";
 
 const CONCURRENCIES = [1, 8];
@@ -27,13 +25,14 @@ interface Target {
 
 export const cache: Benchmark = {
   about:
-    "POST /v1/generations answered from the cache by the Worker in workerd, asked over HTTP from the same machine; CPU is workerd's, with local D1 and R2 in it; calls are of one hit, counted in a second start of the Worker with its bindings wrapped",
-  async run(options, say) {
-    const folder = mkdtempSync(join(tmpdir(), "atelier-bench-"));
-    try {
+    "POST /v1/generations answered from the cache by the Worker in workerd, asked over HTTP from the same machine; CPU is workerd's, which also plays D1, R2 and wrangler's proxy here; calls are of one hit, counted in a second start of the Worker with its bindings wrapped",
+  run: (options, say) =>
+    withScratchFolder(async folder => {
       const state = new LocalState(folder);
+      const done = atEnd(() => state.endProcesses());
       const rounds = await measure(state, options, say);
       const calls = await countCalls(state, options.model);
+      done();
       return CONCURRENCIES.map(concurrency => ({
         ...summary(
           concurrency,
@@ -41,10 +40,7 @@ export const cache: Benchmark = {
         ),
         ...calls,
       }));
-    } finally {
-      rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
-    }
-  },
+    }),
 };
 
 interface Round {

@@ -1,10 +1,8 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
-import type { Benchmark } from "./benchmark.ts";
-import { startChild } from "./child.ts";
+import type { Benchmark, Row } from "./benchmark.ts";
+import { type Child, startChild } from "./child.ts";
+import { withScratchFolder } from "./scratch.ts";
 import { median } from "./statistics.ts";
 
 const STEPS = 20;
@@ -20,37 +18,34 @@ const answerSchema = z.object({
 
 export const pocket: Benchmark = {
   about: `pictures of the embedded model in one process, from prompt to PNG: ${STEPS} steps of DDIM with guidance, one picture at a time`,
-  async run({ model, threads, rounds = 10 }) {
-    const scratch = mkdtempSync(join(tmpdir(), "atelier-bench-"));
-    const child = startChild(process.execPath, [
-      fileURLToPath(new URL("children/pocket.ts", import.meta.url)),
-      model,
-      scratch,
-      String(threads),
-    ]);
-    try {
-      const first = await child.ask({ seed: 0, steps: STEPS }, answerSchema);
-      const seconds: number[] = [];
-      let last = first;
-      for (let seed = 1; seed <= rounds; seed++) {
-        last = await child.ask({ seed, steps: STEPS }, answerSchema);
-        seconds.push(last.seconds);
+  run: ({ model, threads, rounds = 10 }) =>
+    withScratchFolder(async scratch => {
+      const script = fileURLToPath(new URL("children/pocket.ts", import.meta.url));
+      const child = startChild(process.execPath, [script, model, scratch, String(threads)]);
+      try {
+        return [await draw(child, rounds)];
+      } finally {
+        await child.end();
       }
-      return [
-        {
-          size: `${last.width}x${last.height}`,
-          "pictures/min": 60 / median(seconds),
-          "median s": median(seconds),
-          "min s": Math.min(...seconds),
-          "load s": first.load_seconds,
-          "first picture s": first.seconds,
-          "RSS MB": last.bytes / 1e6,
-          "peak MB": last.peak_bytes / 1e6,
-        },
-      ];
-    } finally {
-      await child.end();
-      rmSync(scratch, { recursive: true, force: true });
-    }
-  },
+    }),
 };
+
+async function draw(child: Child, rounds: number): Promise<Row> {
+  const first = await child.ask({ seed: 0, steps: STEPS }, answerSchema);
+  const seconds: number[] = [];
+  let last = first;
+  for (let seed = 1; seed <= rounds; seed++) {
+    last = await child.ask({ seed, steps: STEPS }, answerSchema);
+    seconds.push(last.seconds);
+  }
+  return {
+    size: `${last.width}x${last.height}`,
+    "pictures/min": 60 / median(seconds),
+    "median s": median(seconds),
+    "min s": Math.min(...seconds),
+    "load s": first.load_seconds,
+    "first picture s": first.seconds,
+    "RSS MB": last.bytes / 1e6,
+    "peak MB": last.peak_bytes / 1e6,
+  };
+}

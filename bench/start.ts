@@ -1,12 +1,11 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { freePort } from "../scripts/local/processes.ts";
+import { LocalState } from "../scripts/local/state.ts";
 import type { Benchmark } from "./benchmark.ts";
+import { atEnd, withScratchFolder } from "./scratch.ts";
 import { median } from "./statistics.ts";
 
 export const start: Benchmark = {
@@ -15,16 +14,12 @@ export const start: Benchmark = {
   async run({ model, rounds = 3 }, say) {
     const cold: number[] = [];
     const warm: number[] = [];
-    for (let round = 0; round < rounds; round++) {
-      const folder = mkdtempSync(join(tmpdir(), "atelier-bench-"));
-      try {
+    for (let round = 0; round < rounds; round++)
+      await withScratchFolder(async folder => {
         cold.push(await secondsToPicture(folder, model));
         warm.push(await secondsToPicture(folder, model));
         say(`cold ${cold.at(-1)!.toFixed(1)} s, warm ${warm.at(-1)!.toFixed(1)} s`);
-      } finally {
-        rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
-      }
-    }
+      });
     const row = (state: string, seconds: number[]) => ({
       state,
       "median s": median(seconds),
@@ -47,6 +42,13 @@ async function secondsToPicture(stateFolder: string, model: string): Promise<num
     stdio: ["ignore", "pipe", "pipe"],
   });
   const closed = once(npm, "close");
+  const signal = (name: NodeJS.Signals) => {
+    if (npm.pid && npm.exitCode === null) process.kill(-npm.pid, name);
+  };
+  const done = atEnd(() => {
+    signal("SIGKILL");
+    new LocalState(stateFolder).endProcesses();
+  });
   let output = "";
   npm.stderr.on("data", (text: Buffer) => {
     output += text;
@@ -58,8 +60,9 @@ async function secondsToPicture(stateFolder: string, model: string): Promise<num
     }
     throw new Error(`npm start made no picture:\n${output.trim()}`);
   } finally {
-    if (npm.pid && npm.exitCode === null) process.kill(-npm.pid, "SIGINT");
+    signal("SIGINT");
     npm.stdout.resume();
     await closed;
+    done();
   }
 }

@@ -1,5 +1,4 @@
-import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
@@ -9,6 +8,7 @@ import { writeRandomWeights } from "../gpu-runner/weights/random-weights.ts";
 import type { Benchmark, Row } from "./benchmark.ts";
 import { type Child, startChild } from "./child.ts";
 import type { Options } from "./options.ts";
+import { withScratchFolder } from "./scratch.ts";
 import { median, medianRatio } from "./statistics.ts";
 
 /** `unet/config.json` of Stable Diffusion 1.5, where it differs from the reference's defaults. */
@@ -35,20 +35,19 @@ interface Contender {
 
 export const unet: Benchmark = {
   about: "UNet forward, fp32, batch 1, the same random weights for all; in turns, each in a process of its own",
-  async run(options, say) {
-    const folder = mkdtempSync(join(tmpdir(), "atelier-bench-"));
-    const children: Child[] = [];
-    try {
-      const files = prepareFiles(folder, options, say);
-      const contenders = await startAll([...files, folder, String(options.threads)], children, options, say);
-      const rows: Row[] = [];
-      for (const pixels of options.sizes) rows.push(...(await compare(contenders, pixels, options.rounds ?? 5, say)));
-      return rows;
-    } finally {
-      await Promise.all(children.map(child => child.end()));
-      rmSync(folder, { recursive: true, force: true });
-    }
-  },
+  run: (options, say) =>
+    withScratchFolder(async folder => {
+      const children: Child[] = [];
+      try {
+        const files = prepareFiles(folder, options, say);
+        const contenders = await startAll([...files, folder, String(options.threads)], children, options, say);
+        const rows: Row[] = [];
+        for (const pixels of options.sizes) rows.push(...(await compare(contenders, pixels, options.rounds ?? 5, say)));
+        return rows;
+      } finally {
+        await Promise.all(children.map(child => child.end()));
+      }
+    }),
 };
 
 function prepareFiles(folder: string, options: Options, say: (line: string) => void): [string, string] {
