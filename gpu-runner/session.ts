@@ -55,8 +55,14 @@ async function loadModel(model: OnnxModel, options: SessionOptions): Promise<ort
       enableMemPattern: false,
       logSeverityLevel: 3,
       ...(options.threads ? { intraOpNumThreads: options.threads } : {}),
-      // Denormals slow a decaying chain down twelvefold.
-      extra: { session: { set_denormal_as_zero: "1" } },
+      extra: {
+        session: {
+          // Denormals slow a decaying chain down twelvefold.
+          set_denormal_as_zero: "1",
+          // Waiting threads sleep: spinning took half of a small picture's CPU time, from the very cores that the rest of the machine needs.
+          intra_op: { allow_spinning: "0" },
+        },
+      },
     });
   } finally {
     // Mapped weights outlive the links that they were mapped through.

@@ -17,6 +17,8 @@ export function toUnitPictures({ data, shape }: TensorF32): Float32Array[] {
 
 /** Values in 0..1 to bytes, rounded as numpy does (halves to even). */
 export function toBytes(picture: Float32Array): Uint8ClampedArray<ArrayBuffer> {
-  // A clamped array rounds halves to even by itself.
-  return Uint8ClampedArray.from(picture, value => value * 255);
+  // A clamped array rounds halves to even by itself. Its `from` with a function is twenty times as slow as this loop.
+  const bytes = new Uint8ClampedArray(picture.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = picture[i]! * 255;
+  return bytes;
 }
