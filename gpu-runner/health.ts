@@ -21,7 +21,7 @@ export interface HealthServer {
  */
 export async function serveHealth(host: string, port: number, health: Health): Promise<HealthServer> {
   const server = createServer((request, response) => {
-    void answer(request.method, request.url, health, response);
+    answer(request.method, request.url, health, response).catch(() => send(response, 500, "text/plain", "failed\n"));
   });
   await listen(server, host, port);
   return {

@@ -22,6 +22,9 @@ async function main(): Promise<void> {
     process.abort();
   }
 
+  // Also what a rejected promise nobody waits for ends in. The supervisor starts anew; the dispatcher sees leases that no heartbeat names.
+  process.on("uncaughtException", error => dieNow(`unexpected: ${error.stack ?? error.message}`));
+
   const health = await serveHealth(config.http.host, config.http.port, {
     problems: () => runner.problems(),
     metrics: () => {

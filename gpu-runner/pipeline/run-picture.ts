@@ -51,7 +51,7 @@ export async function runPicture(pictureModel: PictureModel, request: PictureReq
   const [, channels, latentHeight, latentWidth] = latentShape(model, 1, width, height);
   const generators = [philoxNoise(request.seed)];
   const noise = () => batchNoise(generators, channels * latentHeight * latentWidth);
-  const { image } = await textToImage(
+  const { latents, image } = await textToImage(
     model,
     tokenizer,
     {
@@ -73,8 +73,16 @@ export async function runPicture(pictureModel: PictureModel, request: PictureReq
       ...(run.signal && { signal: run.signal }),
     },
   );
+  requireFinite(latents.data, "latents");
+  requireFinite(image.data, "pixels");
   const bytes = await encodePicture(toBytes(toUnitPictures(image)[0]!), request);
   return { bytes, mediaType: mediaTypes[request.format], width, height, sha256: await sha256Hex(bytes) };
+}
+
+/** What diverged would be written as black, and kept in the cache as a success. */
+function requireFinite(values: Float32Array, name: string): void {
+  if (!values.every(Number.isFinite))
+    throw new RangeError(`${name}: expected finite numbers, got others: these settings diverge on this model`);
 }
 
 /** Reports every step; draws previews only so often that they cost little. */

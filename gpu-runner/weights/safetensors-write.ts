@@ -41,11 +41,6 @@ export function bytesOf(array: Float32Array | Float64Array | Int32Array | Uint16
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }
 
-/** A tensor held in memory, ready to be written. */
-export function float32Tensor(name: string, shape: readonly number[], values: Float32Array): TensorToWrite {
-  return { name, dtype: "F32", shape, data: () => [bytesOf(values)] };
-}
-
 function tensorBytes(dtype: SafetensorsDtype, shape: readonly number[]): number {
   return shape.reduce((product, dim) => product * dim, dtypeBytes[dtype]);
 }

@@ -50,9 +50,4 @@ export class Weights implements WeightSource {
     const more = unused.length > 1 ? `${unused.length} unused keys, the first [${this.#tensors.get(unused[0]!)!.shape}]` : "an unused key";
     throw new ModelError(this.file, unused[0]!, "every key to be used", more);
   }
-
-  /** Elements of all tensors taken so far. */
-  get parameterCount(): number {
-    return [...this.#taken].reduce((sum, key) => sum + this.#tensors.get(key)!.byteLength / 4, 0);
-  }
 }

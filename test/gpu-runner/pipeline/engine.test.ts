@@ -9,6 +9,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
+import type { PredictArgs } from "../../../gpu-runner/components.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { philoxNoise } from "../../../gpu-runner/noise/philox.ts";
 import { encodePicture } from "../../../gpu-runner/pipeline/encode-picture.ts";
@@ -21,7 +22,7 @@ import { ENGINE_VERSION } from "../../../shared/engine.ts";
 import { type PictureFormat, pictureFormats } from "../../../shared/picture.ts";
 import type { ProgressReport } from "../../../shared/protocol.ts";
 import { type SamplerName, samplerNames } from "../../../shared/samplers.ts";
-import { request } from "./fixtures.ts";
+import { arithmeticModel, request } from "./fixtures.ts";
 
 const record = join(import.meta.dirname, "../../goldens/engine");
 const folder = join(import.meta.dirname, "../../goldens/base/models/sd15");
@@ -111,6 +112,14 @@ describe("running a request", () => {
     expect(await sharp(Buffer.from(first.bytes)).metadata()).toMatchObject({ format, width: request.width, height: request.height });
     expect((await drawn(format)).sha256).toBe(first.sha256);
     expect((await drawn(format, { seed: 8 })).sha256).not.toBe(first.sha256);
+  });
+
+  test("that diverges fails, rather than giving a black picture", async () => {
+    const model = {
+      ...arithmeticModel(),
+      predict: async ({ sample }: PredictArgs) => ({ ...sample, data: sample.data.map(() => Number.NaN) }),
+    };
+    await expect(runPicture({ ...pictureModel, model }, request)).rejects.toThrow(/^latents: expected finite numbers/);
   });
 
   test.each([

@@ -4,8 +4,9 @@ import type { TensorF32 } from "../../../gpu-runner/components.ts";
 import type { Graph, Value } from "../../../gpu-runner/graph/ir.ts";
 import { createSession, type Feeds } from "../../../gpu-runner/session.ts";
 import { withSafetensors } from "../../../gpu-runner/weights/safetensors.ts";
-import { float32Tensor, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
+import { writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
 import { temporaryFolder } from "./temporary.ts";
+import { float32Tensor } from "./tensors.ts";
 
 export function tensor(shape: readonly number[], values: (index: number) => number): TensorF32 {
   return { shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => values(i)) };

@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { CacheError } from "../../../gpu-runner/weights/cache-error.ts";
 import { linkIntoFolder, placeFloat32 } from "../../../gpu-runner/weights/placement.ts";
-import { floatToHalf, withSafetensors } from "../../../gpu-runner/weights/safetensors.ts";
-import { bytesOf, float32Tensor, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
+import { withSafetensors } from "../../../gpu-runner/weights/safetensors.ts";
+import { bytesOf, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
 import { temporaryFolder } from "../support/temporary.ts";
+import { float32Tensor, floatToHalf } from "../support/tensors.ts";
 
 const values = Float32Array.from({ length: 300 }, (_, i) => i / 8 - 17);
 const sha256 = "ab".repeat(32);

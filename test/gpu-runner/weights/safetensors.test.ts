@@ -4,14 +4,14 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   dtypeBytes,
-  floatToHalf,
   type SafetensorsDtype,
   SafetensorsError,
   SafetensorsFile,
   withSafetensors,
 } from "../../../gpu-runner/weights/safetensors.ts";
-import { bytesOf, float32Tensor, type TensorToWrite, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
+import { bytesOf, type TensorToWrite, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
 import { temporaryFolder } from "../support/temporary.ts";
+import { float32Tensor, floatToHalf } from "../support/tensors.ts";
 
 /** A file of a header as given and that many zero bytes of data. */
 function writeRaw(file: string, header: string | object, dataBytes: number): void {
