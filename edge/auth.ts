@@ -75,15 +75,16 @@ export async function verifyApiKey(env: Env, key: string): Promise<Principal> {
   return { tenant: row.tenant_id, key: row.id, scopes: row.scopes };
 }
 
-function bearer(context: AppContext): string {
+/** The token of the Authorization header. @throws AtelierError unauthorized where there is none */
+export function bearerToken(context: AppContext, expected: string): string {
   const [, token] = /^Bearer +(\S+)$/i.exec(context.req.header("authorization") ?? "") ?? [];
-  if (token === undefined) throw new AtelierError("unauthorized", "Expected the header Authorization: Bearer <API key>.");
+  if (token === undefined) throw new AtelierError("unauthorized", `Expected the header Authorization: Bearer <${expected}>.`);
   return token;
 }
 
 /** The principal of a request. @throws AtelierError unauthorized without a valid key, forbidden where its scopes don't cover the method */
 export async function authenticateContext(context: AppContext): Promise<Principal> {
-  const principal = await verifyApiKey(context.env, bearer(context));
+  const principal = await verifyApiKey(context.env, bearerToken(context, "API key"));
   const needed: Scope = context.req.method === "GET" || context.req.method === "HEAD" ? "read" : "write";
   if (!principal.scopes.includes(needed)) throw new AtelierError("forbidden", `The key lacks the scope ${needed}.`);
   context.set("principal", principal);
@@ -98,7 +99,7 @@ export const authenticate: MiddlewareHandler<AppEnv> = async (context, next) => 
 
 /** Lets only the operator pass. */
 export const authenticateAdmin: MiddlewareHandler<AppEnv> = async (context, next) => {
-  if (!(await equalSecrets(bearer(context), settings(context.env).ADMIN_TOKEN)))
+  if (!(await equalSecrets(bearerToken(context, "admin token"), settings(context.env).ADMIN_TOKEN)))
     throw new AtelierError("unauthorized", "The admin token is not valid.");
   await next();
 };

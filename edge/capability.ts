@@ -1,5 +1,6 @@
 import { AtelierError } from "../shared/errors.ts";
 import { type CapabilityClaims, publicJwk, SignatureRefused, verify } from "../shared/signing.ts";
+import { bearerToken } from "./auth.ts";
 import { type Env, settings } from "./env.ts";
 import type { AppContext } from "./http.ts";
 import { recordSecurityEvent } from "./security-events.ts";
@@ -50,11 +51,4 @@ async function recordRefusal(env: Env, context: AppContext, { reason }: Signatur
     method: context.req.method,
     path: context.req.path,
   });
-}
-
-/** The token of the Authorization header. @throws AtelierError unauthorized where there is none */
-export function bearerToken(context: AppContext, expected: string): string {
-  const [, token] = /^Bearer +(\S+)$/i.exec(context.req.header("authorization") ?? "") ?? [];
-  if (token === undefined) throw new AtelierError("unauthorized", `Expected the header Authorization: Bearer <${expected}>.`);
-  return token;
 }

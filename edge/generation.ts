@@ -25,9 +25,9 @@ export async function resolveGeneration(request: GenerationRequest, model: Model
   const errors: FieldError[] = [
     ...sizeErrors("width", filled.width, model),
     ...sizeErrors("height", filled.height, model),
-    ...samplerOptionIssues(filled.sampler, filled.sampler_options).map(({ option, message }) => ({
+    ...samplerOptionIssues(filled.sampler, filled.sampler_options).map(({ option, expected }) => ({
       field: `sampler_options.${option}`,
-      expected: message,
+      expected,
       got: JSON.stringify(filled.sampler_options[option] ?? null),
     })),
   ];

@@ -1,10 +1,10 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { HTTPException } from "hono/http-exception";
-import type { z } from "zod";
-import { AtelierError, errorTable, type FieldError, problemOf } from "../shared/errors.ts";
+import { AtelierError, errorTable, problemOf } from "../shared/errors.ts";
 import type { Principal } from "./auth.ts";
 import type { Env } from "./env.ts";
+import { fieldErrors } from "./field-errors.ts";
 import { errorFields, log } from "./log.ts";
 
 /** What every handler finds in its context. `principal` is set behind `authenticate`. */
@@ -42,30 +42,4 @@ function asAtelierError(error: Error): AtelierError | undefined {
   // Hono's own refusals: a body that does not parse is the only one that its validators throw.
   if (error instanceof HTTPException && error.status === 400) return new AtelierError("invalid_json");
   return undefined;
-}
-
-/** zod's issues as field, expected, got. `got` is shortened, and says nothing of a value that is missing. */
-export function fieldErrors(error: z.core.$ZodError, input: unknown): FieldError[] {
-  return error.issues.flatMap(issue => {
-    if (issue.code === "unrecognized_keys") {
-      return issue.keys.map(key => ({
-        field: [...issue.path, key].join("."),
-        expected: "no such field",
-        got: show(at(input, [...issue.path, key])),
-      }));
-    }
-    return [{ field: issue.path.join(".") || "body", expected: issue.message, got: show(at(input, issue.path)) }];
-  });
-}
-
-function at(input: unknown, path: readonly PropertyKey[]): unknown {
-  return path.reduce<unknown>((value, key) => (typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined), input);
-}
-
-const MAX_SHOWN = 80;
-
-function show(value: unknown): string {
-  if (value === undefined) return "nothing";
-  const text = JSON.stringify(value);
-  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
 }

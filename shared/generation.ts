@@ -36,7 +36,7 @@ export const generationRequestSchema = z
     num_images: z.int().min(1).max(MAX_PICTURES).default(1),
     format: z.enum(pictureFormats).default("png"),
     output: z.enum(["url", "b64"]).default("url").describe("an expiring signed URL, or the file itself in base64"),
-    adapters: z.array(z.unknown()).max(0, "adapters are not served yet: expected an empty list").default([]),
+    adapters: z.array(z.unknown()).max(0, "expected an empty list: adapters are not served yet").default([]),
     cache: z.enum(cacheModes).default("auto"),
     deadline: z.int().min(1).max(MAX_DEADLINE_S).default(DEFAULT_DEADLINE_S).describe("seconds until the job has to have ended"),
   })

@@ -115,10 +115,10 @@ function dpmPreset(title: string, preset: SamplerOptions): SamplerTraits {
   return { title, options: dpmSolver, schedules: sigmaSchedules, preset };
 }
 
-/** What is wrong with one option, for a validation error: `sampler_options.<option>: <message>`. */
+/** What is wrong with one option, for a validation error: `sampler_options.<option>: expected <expected>`. */
 export interface SamplerOptionIssue {
   option: SamplerOptionName;
-  message: string;
+  expected: string;
 }
 
 /** Whether the options apply to the sampler and to one another; empty where they do. The schema has checked types and ranges already. */
@@ -127,9 +127,9 @@ export function samplerOptionIssues(sampler: SamplerName, options: SamplerOption
   const given = samplerOptionsSchema.keyof().options.filter(option => options[option] !== undefined);
   const issues = given
     .filter(option => !traits.options.includes(option))
-    .map(option => ({ option, message: `${sampler} has no option ${option}; it has ${traits.options.join(", ")}` }));
+    .map(option => ({ option, expected: `an option of ${sampler}: ${traits.options.join(", ")}` }));
   if (options.schedule !== undefined && traits.options.includes("schedule") && !traits.schedules.includes(options.schedule)) {
-    issues.push({ option: "schedule", message: `${sampler} has the schedules ${traits.schedules.join(", ")}, not ${options.schedule}` });
+    issues.push({ option: "schedule", expected: `a schedule of ${sampler}: ${traits.schedules.join(", ")}` });
   }
   return [...issues, ...solverIssues({ ...traits.preset, ...options })];
 }
@@ -138,10 +138,10 @@ export function samplerOptionIssues(sampler: SamplerName, options: SamplerOption
 function solverIssues({ algorithm_type: algorithm = "dpmsolver++", solver_order, final_sigmas_type = "zero" }: SamplerOptions) {
   const issues: SamplerOptionIssue[] = [];
   if (!algorithm.endsWith("++") && final_sigmas_type === "zero") {
-    issues.push({ option: "final_sigmas_type", message: `${algorithm} cannot end at noise level zero: use final_sigmas_type "sigma_min"` });
+    issues.push({ option: "final_sigmas_type", expected: `sigma_min, since ${algorithm} cannot end at noise level zero` });
   }
   if (algorithm === "sde-dpmsolver" && solver_order === 3) {
-    issues.push({ option: "solver_order", message: "sde-dpmsolver has orders 1 and 2" });
+    issues.push({ option: "solver_order", expected: "1 or 2, the orders of sde-dpmsolver" });
   }
   return issues;
 }

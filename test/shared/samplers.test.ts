@@ -48,7 +48,7 @@ describe("options", () => {
 
   test("a schedule that the sampler lacks is refused", () => {
     expect(samplerOptionIssues("euler", { schedule: "lu" })).toEqual([
-      { option: "schedule", message: "euler has the schedules normal, karras, exponential, beta, not lu" },
+      { option: "schedule", expected: "a schedule of euler: normal, karras, exponential, beta" },
     ]);
   });
 
