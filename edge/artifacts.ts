@@ -3,11 +3,12 @@ import { AtelierError } from "../shared/errors.ts";
 import type { GenerationView } from "../shared/job.ts";
 import { mediaTypes } from "../shared/picture.ts";
 import { type Env, settings } from "./env.ts";
+import { errorFields, log } from "./log.ts";
 import { equalSecrets, hmac } from "./secrets.ts";
 import type { TenantStore } from "./tenant.ts";
 
 /** A URL that shows one picture to whoever has it, until it expires. */
-export async function pictureUrl(env: Env, id: string, origin: string): Promise<string> {
+async function pictureUrl(env: Env, id: string, origin: string): Promise<string> {
   const { PICTURE_URL_TTL_S } = settings(env);
   const expires = Math.floor(Date.now() / 1000) + PICTURE_URL_TTL_S;
   return `${origin}/v1/pictures/${id}?expires=${expires}&signature=${await urlSignature(env, id, expires)}`;
@@ -45,6 +46,16 @@ export function parseRange(header: string | undefined, bytes: number): ByteRange
   return { offset, length: end - offset };
 }
 
+/** Deletes the files of pictures whose rows are gone. What stays behind is swept up as orphans. */
+export async function removeFiles(env: Env, keys: readonly string[]): Promise<void> {
+  try {
+    // R2 deletes up to 1,000 objects a call.
+    for (let start = 0; start < keys.length; start += 1000) await env.BUCKET.delete(keys.slice(start, start + 1000));
+  } catch (error) {
+    log("warn", "files of deleted pictures not deleted", { count: keys.length, ...errorFields(error) });
+  }
+}
+
 /** File name ending of a media type. */
 export function fileEnding(mediaType: string): string {
   return Object.entries(mediaTypes).find(([, type]) => type === mediaType)?.[0] ?? "bin";
@@ -54,6 +65,16 @@ export function fileEnding(mediaType: string): string {
 export function matchesEtag(header: string | undefined, etag: string): boolean {
   if (header === undefined) return false;
   return header.trim() === "*" || header.split(",").some(tag => tag.trim().replace(/^W\//, "") === etag);
+}
+
+/** The generation with a fresh URL for each picture that there is; `origin` is where the API was called. */
+export async function withUrls(env: Env, generation: GenerationView, origin: string): Promise<GenerationView> {
+  const pictures = await Promise.all(
+    generation.pictures.map(async picture =>
+      picture.id === null ? picture : { ...picture, url: await pictureUrl(env, picture.id, origin) },
+    ),
+  );
+  return { ...generation, pictures };
 }
 
 /** The generation with the files of its pictures in base64. */

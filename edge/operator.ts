@@ -1,6 +1,7 @@
 import { and, desc, eq, isNull, notExists, sql } from "drizzle-orm";
 import { AtelierError } from "../shared/errors.ts";
 import type { ModelManifest } from "../shared/model.ts";
+import { removeFiles } from "./artifacts.ts";
 import { database } from "./database.ts";
 import type { Env } from "./env.ts";
 import { findModel } from "./models.ts";
@@ -92,7 +93,8 @@ async function purgeModel(env: Env, hash: string): Promise<void> {
       .where(and(eq(pictures.model_hash, hash), unnamed, notExists(shown)))
       .returning({ key: pictures.r2_key }),
   ]);
-  const keys = removed.map(({ key }) => key);
-  // R2 deletes up to 1,000 objects a call.
-  for (let start = 0; start < keys.length; start += 1000) await env.BUCKET.delete(keys.slice(start, start + 1000));
+  await removeFiles(
+    env,
+    removed.map(({ key }) => key),
+  );
 }

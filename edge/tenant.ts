@@ -135,10 +135,14 @@ export function tenantStore(db: Database, tenant: string) {
       return { job: rows[0]!, pictures: withFiles(shown, files) };
     },
 
-    /** Deletes a job, and the pictures that no other job shows, with their cache entries. Resolves to the R2 keys to delete. */
+    /**
+     * Deletes a job, and the pictures that no other job shows, with their cache entries: its own, and those that its executions made after it was
+     * canceled. Resolves to the R2 keys to delete.
+     */
     async deleteJob(id: string): Promise<string[]> {
-      const sole = sql`(select p.picture_id from ${jobPictures} p where p.job_id = ${id} and p.tenant_id = ${tenant} and p.picture_id is not null
-        and not exists (select 1 from ${jobPictures} other where other.picture_id = p.picture_id and other.job_id <> p.job_id))`;
+      const sole = sql`(select c.id from ${jobPictures} p join ${pictures} c on c.id = p.picture_id or c.execution_id = p.execution_id
+        where p.job_id = ${id} and p.tenant_id = ${tenant}
+        and not exists (select 1 from ${jobPictures} other where other.picture_id = c.id and other.job_id <> p.job_id))`;
       const [, removed] = await db.batch([
         db.delete(cacheEntries).where(and(eq(cacheEntries.tenant_id, tenant), sql`${cacheEntries.picture_id} in ${sole}`)),
         db

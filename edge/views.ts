@@ -3,7 +3,6 @@ import { generationRequestSchema } from "../shared/generation.ts";
 import type { GenerationView, JobStatus, JobView, PictureView } from "../shared/job.ts";
 import { sameUlid } from "../shared/names.ts";
 import { mediaTypes } from "../shared/picture.ts";
-import { pictureUrl } from "./artifacts.ts";
 import type { Env } from "./env.ts";
 import type { ResolvedRequest } from "./generation.ts";
 import type { StoredJob } from "./jobs.ts";
@@ -12,10 +11,10 @@ import type { JobPicture } from "./tenant.ts";
 
 const resolvedRequestSchema = generationRequestSchema.required();
 
-/** Generations as their owner sees them; `origin` is where the API was called, for the pictures' URLs. */
-export async function generationViews(env: Env, stored: readonly StoredJob[], origin: string): Promise<GenerationView[]> {
+/** Generations as their owner sees them, and as they may be stored: what gives access to a picture is added as they leave (artifacts.ts). */
+export async function generationViews(env: Env, stored: readonly StoredJob[]): Promise<GenerationView[]> {
   const live = await liveStates(env, stored);
-  return Promise.all(stored.map(entry => generationView(env, entry, live.get(entry.job.id) ?? nothingLive, origin)));
+  return stored.map(entry => generationView(entry, live.get(entry.job.id) ?? nothingLive));
 }
 
 /** Jobs as their owner sees them. */
@@ -24,7 +23,7 @@ export async function jobViews(env: Env, stored: readonly StoredJob[]): Promise<
   return stored.map(entry => jobView(entry, live.get(entry.job.id) ?? nothingLive));
 }
 
-async function generationView(env: Env, stored: StoredJob, live: LiveState, origin: string): Promise<GenerationView> {
+function generationView(stored: StoredJob, live: LiveState): GenerationView {
   const { job } = stored;
   const request = resolvedRequestSchema.parse(job.request);
   const view = jobView(stored, live);
@@ -37,7 +36,7 @@ async function generationView(env: Env, stored: StoredJob, live: LiveState, orig
     model: request.model,
     model_hash: job.model_hash,
     request,
-    pictures: await Promise.all(stored.pictures.map(picture => pictureView(env, picture, request, live, origin))),
+    pictures: stored.pictures.map(picture => pictureView(picture, request, live)),
     error: view.error && problemOf(view.error.code, job.request_id, view.error.message),
   };
 }
@@ -85,7 +84,7 @@ function progressOf(pictures: readonly JobPicture[], steps: number, live: LiveSt
   return { step: done.reduce((sum, { step }) => sum + step, 0), steps: done.reduce((sum, picture) => sum + picture.steps, 0) };
 }
 
-async function pictureView(env: Env, picture: JobPicture, request: ResolvedRequest, live: LiveState, origin: string): Promise<PictureView> {
+function pictureView(picture: JobPicture, request: ResolvedRequest, live: LiveState): PictureView {
   const { file } = picture;
   return {
     index: picture.idx,
@@ -98,6 +97,6 @@ async function pictureView(env: Env, picture: JobPicture, request: ResolvedReque
     sha256: file?.sha256 ?? null,
     bytes: file?.bytes ?? null,
     media_type: file?.media_type ?? mediaTypes[request.format],
-    url: file && (await pictureUrl(env, file.id, origin)),
+    url: null,
   };
 }

@@ -3,7 +3,7 @@ import { AtelierError } from "../../shared/errors.ts";
 import { type GenerationRequest, generationRequestSchema } from "../../shared/generation.ts";
 import { type GenerationView, generationViewSchema, type JobView, jobViewSchema } from "../../shared/job.ts";
 import { idSchema, sameUlid } from "../../shared/names.ts";
-import { withFiles } from "../artifacts.ts";
+import { removeFiles, withFiles, withUrls } from "../artifacts.ts";
 import { requireJson } from "../body.ts";
 import { lookUp } from "../cache.ts";
 import { database } from "../database.ts";
@@ -48,8 +48,13 @@ generationRoutes.openapi(createGeneration, async context => {
   if (wait !== undefined) context.header("preference-applied", `wait=${wait}`);
   for (const [name, value] of Object.entries(answer.headers)) context.header(name, value);
   if (answer.body.object === "job") return context.json(answer.body, 202);
-  return context.json(request.output === "b64" ? await withFiles(context.env, storeOf(context), answer.body) : answer.body, 201);
+  const generation = await withUrls(context.env, answer.body, originOf(context));
+  return context.json(request.output === "b64" ? await withFiles(context.env, storeOf(context), generation) : generation, 201);
 });
+
+function originOf(context: AppContext): string {
+  return new URL(context.req.url).origin;
+}
 
 function storeOf(context: AppContext): TenantStore {
   return tenantStore(database(context.env), context.get("principal").tenant);
@@ -95,7 +100,7 @@ async function answerWith(context: AppContext, stored: StoredJob): Promise<Answe
     const [job] = await jobViews(context.env, [stored]);
     return { status: 202, headers: { location: `/v1/jobs/${job!.id}`, "retry-after": "1" }, body: job! };
   }
-  const [generation] = await generationViews(context.env, [stored], new URL(context.req.url).origin);
+  const [generation] = await generationViews(context.env, [stored]);
   return { status: 201, headers: { location: `/v1/generations/${generation!.id}` }, body: generation! };
 }
 
@@ -128,7 +133,8 @@ generationRoutes.openapi(listGenerations, async context => {
   const { limit, cursor } = context.req.valid("query");
   const found = await storeOf(context).jobs(limit + 1, cursor && sameUlid(cursor, "job"));
   const page = found.slice(0, limit);
-  const data = await generationViews(context.env, page, new URL(context.req.url).origin);
+  const views = await generationViews(context.env, page);
+  const data = await Promise.all(views.map(view => withUrls(context.env, view, originOf(context))));
   return context.json({ object: "list" as const, data, next_cursor: found.length > limit ? data.at(-1)!.id : null }, 200);
 });
 
@@ -144,8 +150,8 @@ const getGeneration = createRoute({
 generationRoutes.openapi(getGeneration, async context => {
   const stored = await storeOf(context).job(sameUlid(context.req.valid("param").id, "job"));
   if (!stored) throw new AtelierError("not_found");
-  const [generation] = await generationViews(context.env, [stored], new URL(context.req.url).origin);
-  return context.json(generation!, 200);
+  const [generation] = await generationViews(context.env, [stored]);
+  return context.json(await withUrls(context.env, generation!, originOf(context)), 200);
 });
 
 const deleteGeneration = createRoute({
@@ -163,7 +169,6 @@ generationRoutes.openapi(deleteGeneration, async context => {
   const stored = await store.job(sameUlid(context.req.valid("param").id, "job"));
   if (!stored) throw new AtelierError("not_found");
   if (stored.job.status === "active") await cancelJob(context.env, stored.job);
-  const keys = await store.deleteJob(stored.job.id);
-  if (keys.length > 0) await context.env.BUCKET.delete(keys);
+  await removeFiles(context.env, await store.deleteJob(stored.job.id));
   return context.body(null, 204);
 });

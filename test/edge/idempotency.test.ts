@@ -1,6 +1,7 @@
 import { env } from "cloudflare:workers";
-import { beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { Env } from "../../edge/env.ts";
+import { beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { type Env, settings } from "../../edge/env.ts";
+import type { GenerationView } from "../../shared/job.ts";
 import { call, compute, newKey, registerModel } from "./support.ts";
 
 beforeAll(() => registerModel());
@@ -46,6 +47,21 @@ describe("Idempotency-Key", () => {
     expect(repeat).toEqual(first);
     const { response } = (await env.DB.prepare("SELECT response FROM idempotency_keys WHERE key = 'b-1'").first<{ response: string }>())!;
     expect(response).not.toContain('"b64":');
+  });
+
+  it("a repeat gets URLs that are fresh, and none is stored", async () => {
+    const job = await (await post("u-0", { seed: 1 })).json<{ id: string }>();
+    await compute(job.id);
+    const view = async () => (await (await post("u-1", { seed: 1 })).json<GenerationView>()).pictures[0]!;
+    const first = await view();
+    const { response } = (await env.DB.prepare("SELECT response FROM idempotency_keys WHERE key = 'u-1'").first<{ response: string }>())!;
+    expect(response).not.toContain("signature");
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 2 * settings(env).PICTURE_URL_TTL_S * 1000 });
+    onTestFinished(() => void vi.useRealTimers());
+    const again = await view();
+    expect((await call(first.url!)).status).toBe(401);
+    expect((await call(again.url!)).status).toBe(200);
+    expect({ ...again, url: null }).toEqual({ ...first, url: null });
   });
 
   it.each(["", "with blank", "ä", "x".repeat(256)])("%j is malformed", async malformed => {
