@@ -90,12 +90,12 @@ export type JobOutcome = { readonly status: "canceled"; readonly error: null } |
  */
 export async function detachJob(env: Env, id: string, outcome: JobOutcome): Promise<{ ended: boolean; abandoned: string[] }> {
   const db = database(env);
-  const [ended, , abandoned] = await db.batch([
+  const [[ended], , abandoned] = await db.batch([
     db
       .update(jobs)
       .set({ status: outcome.status, error: outcome.error, finished_at: Date.now() })
       .where(and(eq(jobs.id, id), eq(jobs.status, "active")))
-      .returning({ id: jobs.id }),
+      .returning({ request_id: jobs.request_id }),
     db
       .update(jobPictures)
       .set({ state: outcome.status })
@@ -113,13 +113,14 @@ export async function detachJob(env: Env, id: string, outcome: JobOutcome): Prom
       ),
     abandonUnawaited(db, id),
   ]);
-  if (ended.length > 0) {
-    log("info", "job ended without a result", { job: id, status: outcome.status, code: outcome.error?.code });
+  if (ended) {
+    const { request_id } = ended;
+    log("info", "job ended without a result", { request_id, job: id, status: outcome.status, code: outcome.error?.code });
     await env.JOB_EVENTS.getByName(id)
       .append({ v: 1, job: id, events: [{ type: outcome.status, error: outcome.error }] })
-      .catch((error: unknown) => log("warn", "announcing a job's end failed", { job: id, ...errorFields(error) }));
+      .catch((error: unknown) => log("warn", "announcing a job's end failed", { request_id, job: id, ...errorFields(error) }));
   }
-  return { ended: ended.length > 0, abandoned: abandoned.map(row => row.id) };
+  return { ended: ended !== undefined, abandoned: abandoned.map(row => row.id) };
 }
 
 /** Marks this job's live executions for which no job waits any more. */

@@ -17,17 +17,20 @@ export type Settleable = { readonly execution: string; readonly epoch: number } 
   | { readonly outcome: "canceled" }
 );
 
-/** `refused`: the result can't be taken, and nothing of it was. `abandoned`: executions that no job waits for any more. */
+/**
+ * `refused`: the result can't be taken, and nothing of it was. `abandoned`: executions that no job waits for any more.
+ * `request_id`: of a canceled execution, which the dispatcher doesn't know where its offer has not arrived.
+ */
 export type Settlement =
-  | { readonly verdict: "settled"; readonly abandoned: readonly string[] }
+  | { readonly verdict: "settled"; readonly abandoned: readonly string[]; readonly request_id?: string }
   | { readonly verdict: "refused"; readonly reason: string };
 
 /** @throws where R2 or D1 cannot be reached: to be tried again. */
 export async function settle(env: Env, settleable: Settleable): Promise<Settlement> {
   const { execution } = settleable;
   if (settleable.outcome === "canceled") {
-    await markCanceled(env, execution);
-    return { verdict: "settled", abandoned: [] };
+    const request_id = await markCanceled(env, execution);
+    return { verdict: "settled", abandoned: [], ...(request_id !== undefined && { request_id }) };
   }
   if (settleable.outcome === "failed") {
     const abandoned = await markFailed(env, settleable);
@@ -107,7 +110,10 @@ interface Committed {
   readonly result: Result;
 }
 
-/** Commit beats cancel: an abandoned execution succeeds too, only that no job has it; the cache does. */
+/**
+ * Commit beats cancel: an abandoned execution succeeds too, only that no job has it; the cache does. Where every job that asked for it was
+ * deleted meanwhile, the picture goes nowhere, and its file is swept up as an orphan.
+ */
 async function markSucceeded(
   env: Env,
   { tenant_id, request_hash, model_hash }: Execution,
@@ -127,7 +133,8 @@ async function markSucceeded(
     run(
       `INSERT INTO pictures (id, tenant_id, execution_id, request_hash, model_hash, r2_key, sha256, bytes, width, height, media_type, created_at)
        SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
-       WHERE EXISTS (SELECT 1 FROM executions WHERE id = ?3 AND state = 'succeeded' AND epoch = ?13) ON CONFLICT DO NOTHING`,
+       WHERE EXISTS (SELECT 1 FROM executions WHERE id = ?3 AND state = 'succeeded' AND epoch = ?13)
+       AND EXISTS (SELECT 1 FROM job_pictures WHERE execution_id = ?3) ON CONFLICT DO NOTHING`,
       ...[picture, tenant_id, id, request_hash, model_hash, key, sha256, bytes, width, height, mediaType, now, epoch],
     ),
     // A model that was deleted meanwhile stays out of the cache.
@@ -184,10 +191,10 @@ async function markFailed(env: Env, { execution, epoch, error }: { execution: st
   return results.at(-1)?.results.map(({ id }) => id) ?? [];
 }
 
-async function markCanceled(env: Env, execution: string): Promise<void> {
-  await env.DB.prepare("UPDATE executions SET state = 'canceled', finished_at = ? WHERE id = ? AND state = 'abandoned'")
-    .bind(Date.now(), execution)
-    .run();
+async function markCanceled(env: Env, execution: string): Promise<string | undefined> {
+  const query = "UPDATE executions SET state = 'canceled', finished_at = ? WHERE id = ? AND state = 'abandoned' RETURNING request_id";
+  const row = await env.DB.prepare(query).bind(Date.now(), execution).first<{ request_id: string }>();
+  return row?.request_id;
 }
 
 /** What stays behind is swept up as an orphan. */

@@ -293,7 +293,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
       this.#sockets.send(instance, message);
       logLease(this.#sql, "info", "lease granted", instance, lease);
     } catch (error) {
-      logLease(this.#sql, "error", "grant not made", instance, lease, { error: String(error) });
+      logLease(this.#sql, "error", "grant not made", instance, lease, errorFields(error));
       if (!(error instanceof ParamsRefused)) return;
       const reason = { code: "internal", message: `The execution could not be granted: ${error.message}.` } as const;
       this.#change(now => store.failLeased(this.#sql, lease, reason, instance, now));
@@ -332,7 +332,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     }
     this.#change(now => store.settled(this.#sql, execution, now));
     if (winner) this.#sockets.send(winner, { v: PROTOCOL_VERSION, type: "committed", execution, epoch });
-    log("info", "execution settled", { execution, epoch, request_id, outcome });
+    log("info", "execution settled", { execution, epoch, request_id: request_id || settlement.request_id, outcome });
     if (settlement.abandoned.length > 0) this.#abandon(settlement.abandoned);
   }
 

@@ -1,6 +1,6 @@
 import { PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { type Lease, type RunnerMessage, runnerMessageSchema } from "../../shared/protocol.ts";
-import { log } from "../log.ts";
+import { type LogFields, log } from "../log.ts";
 import { ready } from "./instances.ts";
 import type { Sockets } from "./sockets.ts";
 import { accept, complete, executionRow, fail, handBack, heartbeat } from "./store.ts";
@@ -92,7 +92,7 @@ export function logLease(
   text: string,
   instance: string,
   { execution, epoch }: Lease,
-  fields: Record<string, string | number | boolean> = {},
+  fields: LogFields = {},
 ): void {
   log(level, text, { execution, epoch, instance, request_id: executionRow(sql, execution)?.request_id ?? null, ...fields });
 }

@@ -1,7 +1,7 @@
 import { DurableObject } from "cloudflare:workers";
 import type { JobEventsRpc } from "../dispatcher/rpc.ts";
 import type { Env } from "../env.ts";
-import { log } from "../log.ts";
+import { errorFields, log } from "../log.ts";
 import { readEnd } from "./ended-job.ts";
 import { EventStore, type PictureProgress } from "./event-store.ts";
 import { eventStream, lastEventId, type StreamTimes } from "./stream.ts";
@@ -114,7 +114,7 @@ export class JobEvents extends DurableObject<Env> implements JobEventsRpc {
     try {
       return await readEnd(this.env, job);
     } catch (error) {
-      log("warn", "job events could not ask D1; trying again later", { job, detail: String(error) });
+      log("warn", "job events could not ask D1; trying again later", { job, ...errorFields(error) });
       return "active";
     }
   }

@@ -1,5 +1,7 @@
 import { env } from "cloudflare:workers";
 import { expect, it } from "vitest";
+import { settings } from "../../edge/env.ts";
+import { sweepOrphans } from "../../edge/orphans.ts";
 import { settle } from "../../edge/settle.ts";
 import { sameUlid } from "../../shared/names.ts";
 import { stagingKey } from "../../shared/protocol.ts";
@@ -110,6 +112,33 @@ it("lets the commit of an abandoned execution win: no job has it, the cache does
   expect(await row("SELECT COUNT(*) AS n FROM cache_entries WHERE request_hash = ?", params_sha256)).toEqual({ n: 1 });
 });
 
+it("gives up what was deleted while it was committed: no picture, no cache entry, and the file is an orphan", async () => {
+  await withModel();
+  const job = await acceptJob(newPool());
+  const { id, params_sha256 } = job.executions[0]!;
+  await abandon(id, job.job);
+  const result = await stage({ execution: id, epoch: 1 });
+  const deleting = {
+    ...env,
+    BUCKET: new Proxy(env.BUCKET, {
+      get: (bucket, name) => {
+        if (name !== "put") return Reflect.get(bucket, name).bind(bucket);
+        // The generation is deleted after the commit has begun, before D1 hears of it.
+        return async (...put: Parameters<R2Bucket["put"]>) => {
+          await env.DB.prepare("DELETE FROM jobs WHERE id = ?").bind(job.job).run();
+          return bucket.put(...put);
+        };
+      },
+    }),
+  };
+  expect(await settle(deleting, { execution: id, epoch: 1, outcome: "succeeded", result })).toEqual({ verdict: "settled", abandoned: [] });
+  expect(await executionState(id)).toBe("succeeded");
+  expect(await row("SELECT COUNT(*) AS n FROM pictures WHERE execution_id = ?", id)).toEqual({ n: 0 });
+  expect(await row("SELECT COUNT(*) AS n FROM cache_entries WHERE request_hash = ?", params_sha256)).toEqual({ n: 0 });
+  await sweepOrphans(env, Date.now() + 2 * settings(env).ORPHAN_GRACE_MS);
+  expect(await env.BUCKET.head(`pictures/${job.tenant}/${id}.png`)).toBeNull();
+});
+
 it("keeps a model that was deleted meanwhile out of the cache", async () => {
   const job = await acceptJob(newPool(), { modelHash: `sha256:${"d".repeat(64)}` });
   const { id, params_sha256 } = job.executions[0]!;
@@ -163,7 +192,9 @@ it("fails every job that waits, with the error, and frees what only they waited 
 it("cancels what is abandoned, and only that", async () => {
   const [live, dead] = [await acceptJob(newPool()), await acceptJob(newPool())];
   await abandon(dead.executions[0]!.id, dead.job);
-  for (const { executions } of [live, dead]) await settle(env, { execution: executions[0]!.id, epoch: 0, outcome: "canceled" });
+  const cancel = ({ executions }: AcceptedJob) => settle(env, { execution: executions[0]!.id, epoch: 0, outcome: "canceled" });
+  expect(await cancel(live)).toEqual({ verdict: "settled", abandoned: [] });
+  expect(await cancel(dead)).toEqual({ verdict: "settled", abandoned: [], request_id: "req_test" });
   expect([await executionState(live.executions[0]!.id), await executionState(dead.executions[0]!.id)]).toEqual(["active", "canceled"]);
 });
 

@@ -133,15 +133,23 @@ it("sweeps while something lives, and sleeps when nothing does", async () => {
   expect(await sweepAt(pool)).toBeNull();
 });
 
-it("wakes the dispatcher of every pool that has models", async () => {
-  const pools = [newPool(), newPool()];
+it("wakes the dispatcher of every pool that has models or something live, also beside one that fails", async () => {
+  const pools = [newPool(), newPool(), newPool()];
   const jobs = await Promise.all(pools.map(pool => acceptJob(pool, { createdAt: minutesAgo(1) })));
   await env.DB.batch(
-    pools.map(pool =>
-      env.DB.prepare("INSERT INTO models (name, hash, pool, manifest, created_at) VALUES (?, ?, ?, '{}', 0)").bind(pool, MODEL_HASH, pool),
-    ),
+    pools
+      .slice(1)
+      .map(pool =>
+        env.DB.prepare("INSERT INTO models (name, hash, pool, manifest, created_at) VALUES (?, ?, ?, '{}', 0)").bind(
+          pool,
+          MODEL_HASH,
+          pool,
+        ),
+      ),
   );
-  await wakeDispatchers(createScheduledController(), env);
+  const failed = pools.pop()!;
+  const objects = { getByName: (pool: string) => (pool === failed ? {} : dispatcherOf(pool)) } as unknown as typeof env.DISPATCHER;
+  await wakeDispatchers(createScheduledController(), { ...env, DISPATCHER: objects });
   for (const [i, pool] of pools.entries()) {
     await until(async () => (await stateIn(pool, jobs[i]!.executions[0]!.id)) === "queued", "the offer");
   }
