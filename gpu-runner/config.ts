@@ -33,8 +33,8 @@ const folders = z
   .transform(text => text.split(new RegExp(`[,${delimiter}]`)).flatMap(part => (part.trim() ? [resolve(part.trim())] : [])))
   .refine(list => list.length > 0, "expected model folders, separated by commas");
 
-/** What each variable means, beside its default. Times are milliseconds. */
-const environmentSchema = z.object({
+/** What each variable means, beside its default; docs/operating.md has the same as a table. Times are milliseconds. */
+export const environmentSchema = z.object({
   /** The edge's address. */
   ATELIER_EDGE_URL: edgeUrl,
   /** `rnr_<ULID>.<secret>`, as `npm run runner-token -- create` prints it. */
