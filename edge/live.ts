@@ -6,13 +6,13 @@ import { errorFields, log } from "./log.ts";
 /** What only the dispatcher and the job's events know of a live job. */
 export interface LiveState {
   readonly executions: ReadonlyMap<string, ExecutionView>;
-  /** Runners connected to the pool; undefined where the dispatcher could not be asked. */
-  readonly runners: number | undefined;
+  /** Models of these jobs that a connected runner can take; undefined where the dispatcher could not be asked. */
+  readonly served: readonly string[] | undefined;
   readonly progress: readonly { readonly index: number; readonly step: number; readonly steps: number }[];
 }
 
 /** What is known of a job that isn't live, or whose dispatcher doesn't answer. */
-export const nothingLive: LiveState = { executions: new Map(), runners: undefined, progress: [] };
+export const nothingLive: LiveState = { executions: new Map(), served: undefined, progress: [] };
 
 /** Asks for the live state of jobs: one call a pool, and one for each live job's progress. Terminal jobs cost nothing. */
 export async function liveStates(env: Env, stored: readonly StoredJob[]): Promise<Map<string, LiveState>> {
@@ -36,8 +36,9 @@ async function describePool(env: Env, pool: string, members: readonly StoredJob[
     pictures.flatMap(picture => (picture.state === "pending" && picture.execution_id !== null ? [picture.execution_id] : [])),
   );
   try {
-    const view = await env.DISPATCHER.getByName(pool).describe({ v: 1, executions: [...new Set(waiting)] });
-    return { executions: new Map(view.executions.map(execution => [execution.execution, execution])), runners: view.runners };
+    const models = [...new Set(members.map(({ job }) => job.model_hash))];
+    const view = await env.DISPATCHER.getByName(pool).describe({ v: 1, executions: [...new Set(waiting)], models });
+    return { executions: new Map(view.executions.map(execution => [execution.execution, execution])), served: view.served };
   } catch (error) {
     log("warn", "the dispatcher does not describe its executions", { pool, ...errorFields(error) });
     return nothingLive;

@@ -55,7 +55,7 @@ function jobView({ job, pictures }: StoredJob, live: LiveState): JobView {
     finished_at: job.finished_at === null ? null : new Date(job.finished_at).toISOString(),
     deadline_at: new Date(job.deadline_at).toISOString(),
     queue_position: job.status === "active" && positions.length > 0 ? Math.min(...positions) : null,
-    no_runner: waits && live.runners === 0,
+    no_runner: waits && live.served !== undefined && !live.served.includes(job.model_hash),
     progress: progressOf(pictures, resolvedRequestSchema.parse(job.request).steps, live),
     error: job.error === null ? null : jobErrorSchema.parse(job.error),
   };

@@ -1,37 +1,17 @@
 import { z } from "zod";
+import {
+  apiKeyViewSchema,
+  createdKeySchema,
+  createdTokenSchema,
+  deadLetterSchema,
+  poolStatusSchema,
+  runnerTokenViewSchema,
+  securityEventSchema,
+} from "../shared/admin.ts";
 import { problemSchema } from "../shared/errors.ts";
 import { type ModelManifest, modelManifestSchema } from "../shared/model.ts";
 import { publicJwkSchema } from "../shared/signing.ts";
 import { manifestOf } from "./model-manifest.ts";
-
-const keySchema = z.object({
-  id: z.string(),
-  tenant: z.string(),
-  name: z.string(),
-  scopes: z.array(z.string()),
-  created_at: z.int(),
-  revoked_at: z.int().nullable(),
-});
-const tokenSchema = z.object({ id: z.string(), name: z.string(), pool: z.string(), created_at: z.int(), revoked_at: z.int().nullable() });
-const deadLetterSchema = z.object({ id: z.string(), queue: z.string(), body: z.string(), attempts: z.int(), created_at: z.int() });
-const securityEventSchema = z.object({ id: z.string(), kind: z.string(), detail: z.unknown(), created_at: z.int() });
-const poolSchema = z.object({
-  pool: z.string(),
-  runners: z.array(
-    z.object({
-      instance: z.string(),
-      token: z.string(),
-      provider: z.string(),
-      models: z.array(z.string()),
-      ready: z.int(),
-      leases: z.int(),
-      last_seen: z.int(),
-    }),
-  ),
-  queued: z.int(),
-  leased: z.int(),
-  committing: z.int(),
-});
 
 /** The edge refused, or could not be reached. The message is one sentence fit for an operator. */
 export class AdminError extends Error {}
@@ -52,11 +32,11 @@ export class AdminClient {
     name: string;
     scopes?: readonly string[];
   }): Promise<{ id: string; tenant_id: string; key: string }> {
-    return this.#call("POST", "keys", z.object({ id: z.string(), tenant_id: z.string(), key: z.string() }), options);
+    return this.#call("POST", "keys", createdKeySchema, options);
   }
 
   listKeys() {
-    return this.#list("keys", keySchema);
+    return this.#list("keys", apiKeyViewSchema);
   }
 
   revokeKey(id: string): Promise<void> {
@@ -65,11 +45,11 @@ export class AdminClient {
 
   /** Creates a token, which is shown only here. */
   createRunnerToken(options: { pool: string; name: string }): Promise<{ id: string; token: string }> {
-    return this.#call("POST", "runner-tokens", z.object({ id: z.string(), token: z.string() }), options);
+    return this.#call("POST", "runner-tokens", createdTokenSchema, options);
   }
 
   listRunnerTokens() {
-    return this.#list("runner-tokens", tokenSchema);
+    return this.#list("runner-tokens", runnerTokenViewSchema);
   }
 
   revokeRunnerToken(id: string): Promise<void> {
@@ -100,7 +80,7 @@ export class AdminClient {
 
   /** Makes a pool's dispatcher sweep, and tells what it sees. */
   wakeDispatcher(pool: string) {
-    return this.#call("GET", `dispatchers/${pool}`, poolSchema);
+    return this.#call("GET", `dispatchers/${pool}`, poolStatusSchema);
   }
 
   /** Public keys by which runners verify grants. */

@@ -1,5 +1,6 @@
 import { DurableObject } from "cloudflare:workers";
-import { PROTOCOL_VERSION } from "../../shared/engine.ts";
+import type { PoolStatus } from "../../shared/admin.ts";
+import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { type ErrorCode, jobErrorSchema } from "../../shared/errors.ts";
 import { type RunnerMessage, resultSchema } from "../../shared/protocol.ts";
 import { type Env, settings } from "../env.ts";
@@ -9,13 +10,13 @@ import { leaseMessage, ParamsRefused } from "./grants.ts";
 import { disconnected, greet, isRevoked, mayGreet, restarted, revoke, seen, silent } from "./instances.ts";
 import { answer, type Conversation, logLease, parseMessage } from "./messages.ts";
 import { choose, nextDue } from "./policy.ts";
-import type { DispatcherRpc, PoolStatus, PoolView } from "./rpc.ts";
+import type { DispatcherRpc, PoolView } from "./rpc.ts";
 import { type Attachment, type CloseReason, RUNNER_TOKEN_HEADER, Sockets } from "./sockets.ts";
 import * as store from "./store.ts";
-import { type Cursor, FROM_THE_START, sweepPool } from "./sweep.ts";
+import { Sweeper } from "./sweeper.ts";
 import { type ExecutionRow, type LeaseRow, migrate } from "./tables.ts";
 import { timesOf } from "./times.ts";
-import { connectedRunners, describeExecution, poolStatus } from "./views.ts";
+import { canTake, describeExecution, poolStatus } from "./views.ts";
 
 /** Least time to the next alarm after something failed in one, in milliseconds. */
 const ALARM_PAUSE_MS = 1000;
@@ -28,9 +29,13 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   readonly #sql: SqlStorage;
   readonly #sockets: Sockets;
   readonly #settling = new Set<string>();
-  #sweeping: Promise<void> = Promise.resolve();
-  #sweepUnderWay = false;
-  #cursor: Cursor = FROM_THE_START;
+  readonly #sweeper = new Sweeper(() => ({
+    env: this.env,
+    sql: this.#sql,
+    pool: this.#pool,
+    abandon: executions => this.#abandon(executions),
+    swept: () => this.#arm(),
+  }));
   #alarmAt: number | undefined;
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -77,7 +82,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     if (row.tenant_id !== tenant || row.pool !== this.#pool || row.params_sha256 !== params_sha256) return "altered";
     const offered = { execution, tenant, params_sha256, model_hash, engine_version, request_id };
     const taken = this.#change(now => {
-      this.#sweepBy(now + settings(this.env).SWEEP_MS);
+      this.#sweeper.runBy(now + settings(this.env).SWEEP_MS);
       return store.enqueue(this.#sql, offered);
     });
     if (taken === "queued") log("info", "execution queued", { execution, request_id, pool: this.#pool });
@@ -89,9 +94,12 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     this.#abandon(executions);
   }
 
-  async describe({ v, executions }: Parameters<DispatcherRpc["describe"]>[0]): Promise<PoolView> {
+  async describe({ v, executions, models }: Parameters<DispatcherRpc["describe"]>[0]): Promise<PoolView> {
     requireVersion(v);
-    return { executions: executions.map(execution => describeExecution(this.#sql, execution)), runners: connectedRunners(this.#sql) };
+    return {
+      executions: executions.map(execution => describeExecution(this.#sql, execution)),
+      served: models.filter(model => canTake(this.#sql, model, ENGINE_VERSION)),
+    };
   }
 
   async holds({ v, execution, epoch, instance }: Parameters<DispatcherRpc["holds"]>[0]): Promise<boolean> {
@@ -101,10 +109,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
 
   async watch({ v, deadline_at }: Parameters<DispatcherRpc["watch"]>[0]): Promise<void> {
     requireVersion(v);
-    this.#change(now => {
-      this.#sql.exec("UPDATE pool SET watches = watches + 1");
-      this.#sweepBy(Math.min(deadline_at, now + settings(this.env).SWEEP_MS));
-    });
+    this.#change(now => this.#sweeper.watch(deadline_at, now));
   }
 
   async revoke({ v, token }: Parameters<DispatcherRpc["revoke"]>[0]): Promise<void> {
@@ -118,7 +123,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
 
   async sweep({ v }: Parameters<DispatcherRpc["sweep"]>[0]): Promise<PoolStatus> {
     requireVersion(v);
-    await this.#sweep();
+    await this.#sweeper.run();
     return poolStatus(this.#sql, this.#pool);
   }
 
@@ -234,7 +239,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
       }
     };
     attempt("expiry", () => this.#change(now => this.#expire(now)));
-    attempt("sweep", () => this.#sweepIfDue(Date.now()));
+    attempt("sweep", () => this.ctx.waitUntil(this.#sweeper.runIfDue(Date.now()) ?? Promise.resolve()));
     attempt("pruning", () => store.prune(this.#sql, Date.now()));
     // What was armed on the way may stand for what is done by now.
     this.#alarmAt = undefined;
@@ -334,55 +339,6 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     if (winner) this.#sockets.send(winner, { v: PROTOCOL_VERSION, type: "committed", execution, epoch });
     log("info", "execution settled", { execution, epoch, request_id: request_id || settlement.request_id, outcome });
     if (settlement.abandoned.length > 0) this.#abandon(settlement.abandoned);
-  }
-
-  #sweepIfDue(now: number): void {
-    const next = now + settings(this.env).SWEEP_MS;
-    const due = this.#sql.exec("UPDATE pool SET sweep_at = ? WHERE sweep_at <= ? RETURNING sweep_at", next, now).toArray().length > 0;
-    if (!due || this.#sweepUnderWay) return;
-    const failed = (error: unknown) => log("error", "sweep failed; it will be repeated", { pool: this.#pool, ...errorFields(error) });
-    this.ctx.waitUntil(this.#sweep().catch(failed));
-  }
-
-  /** The next sweep runs at this time or before. */
-  #sweepBy(at: number): void {
-    this.#sql.exec("UPDATE pool SET sweep_at = min(coalesce(sweep_at, ?1), ?1)", at);
-  }
-
-  /** Sweeps after the sweep that is under way, which may have looked before what the caller means happened. */
-  async #sweep(): Promise<void> {
-    const sweeping = this.#sweeping.then(() => this.#sweepOnce());
-    this.#sweeping = sweeping.catch(() => undefined);
-    await sweeping;
-  }
-
-  async #sweepOnce(): Promise<void> {
-    this.#sweepUnderWay = true;
-    try {
-      await this.#compareWithD1(Date.now());
-    } finally {
-      this.#sweepUnderWay = false;
-      await this.#arm();
-    }
-  }
-
-  async #compareWithD1(now: number): Promise<void> {
-    const { watches } = this.#sql.exec<{ watches: number }>("SELECT watches FROM pool").one();
-    // Should this one fail, the next is due all the same.
-    this.#sql.exec("UPDATE pool SET sweep_at = ?", now + settings(this.env).SWEEP_MS);
-    const { abandoned, next, cursor } = await sweepPool(this.env, this.#sql, this.#pool, this.#cursor, now);
-    this.#cursor = cursor;
-    if (abandoned.length > 0) this.#abandon(abandoned);
-    if (next !== null) this.#sweepBy(next);
-    else this.#stopSweeping(watches);
-  }
-
-  /** Nothing is live, neither here nor in D1, unless a job was announced since D1 was asked. */
-  #stopSweeping(watches: number): void {
-    this.#sql.exec(
-      "UPDATE pool SET sweep_at = NULL WHERE watches = ? AND NOT EXISTS (SELECT 1 FROM executions WHERE state <> 'done')",
-      watches,
-    );
   }
 
   /** Sets the alarm to when something falls due; an alarm that comes too early only looks and sets the next. */

@@ -1,3 +1,5 @@
+import type { PoolStatus } from "../../shared/admin.ts";
+
 /**
  * What the rest of the Worker may ask of a pool's dispatcher (Durable Object RPC). A new Worker can meet an old object for minutes,
  * so every method takes one versioned object; an object that doesn't know the version throws.
@@ -13,8 +15,8 @@ export interface DispatcherRpc {
   }): Promise<"queued" | "known" | "tombstoned" | "altered" | "gone">;
   /** These executions are `abandoned` in D1: no job waits. Commit beats cancel. Unknown ids leave a tombstone. */
   abandon(message: { v: 1; executions: string[] }): Promise<void>;
-  /** Live state of executions, for clients. */
-  describe(message: { v: 1; executions: string[] }): Promise<PoolView>;
+  /** Live state of executions, and which of these models (content hashes) a connected runner can take, for clients. */
+  describe(message: { v: 1; executions: string[]; models: string[] }): Promise<PoolView>;
   /** Whether this lease is the current one of its execution and held by this instance: uploads and progress ask before they take anything. */
   holds(message: { v: 1; execution: string; epoch: number; instance: string }): Promise<boolean>;
   /** A job with this deadline (ms since 1970) was accepted: the sweep has to run by then. Also wakes the object. */
@@ -34,17 +36,9 @@ export interface ExecutionView {
 }
 export interface PoolView {
   executions: ExecutionView[];
-  /** Runner instances connected now that serve the pool. */
-  runners: number;
+  /** The models among those asked for that a runner connected now can take. */
+  served: string[];
 }
-export interface PoolStatus {
-  pool: string;
-  runners: { instance: string; token: string; provider: string; models: string[]; ready: number; leases: number; last_seen: number }[];
-  queued: number;
-  leased: number;
-  committing: number;
-}
-
 /** What the rest of the Worker may ask of a job's events object. */
 export interface JobEventsRpc {
   /** Appends events (shared/job.ts, without `at`). Bounded: old progress events give way first. A terminal event ends every stream and schedules deletion. */

@@ -1,5 +1,5 @@
-import { ENGINE_VERSION } from "../../shared/engine.ts";
-import type { ExecutionView, PoolStatus } from "./rpc.ts";
+import type { PoolStatus } from "../../shared/admin.ts";
+import type { ExecutionView } from "./rpc.ts";
 import { executionRow } from "./store.ts";
 import { type ExecutionRow, type ExecutionState, first, type InstanceRow } from "./tables.ts";
 
@@ -29,11 +29,6 @@ function position(sql: SqlStorage, row: ExecutionRow): number {
       SELECT SUM(min(waiting, mine.before + ((others.served, others.arrived) < (mine.served, mine.arrived)))) FROM others
     ), 0) AS position FROM mine`;
   return sql.exec<{ position: number }>(query, row.tenant, row.front, row.seq).one().position;
-}
-
-/** Instances connected now that could serve the pool. */
-export function connectedRunners(sql: SqlStorage): number {
-  return sql.exec<{ n: number }>("SELECT COUNT(*) AS n FROM instances WHERE connected = 1 AND engine_version = ?", ENGINE_VERSION).one().n;
 }
 
 /** Whether an instance is connected that can compute with this model. */

@@ -1,7 +1,16 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { desc } from "drizzle-orm";
+import {
+  apiKeyViewSchema,
+  createdKeySchema,
+  createdTokenSchema,
+  deadLetterSchema,
+  poolStatusSchema,
+  runnerTokenViewSchema,
+  securityEventSchema,
+} from "../../shared/admin.ts";
 import { modelManifestSchema } from "../../shared/model.ts";
-import { idSchema, modelNameSchema, poolSchema } from "../../shared/names.ts";
+import { modelNameSchema, poolSchema } from "../../shared/names.ts";
 import { publicJwk, publicJwkSchema } from "../../shared/signing.ts";
 import { createApiKey, createRunnerToken, scopes } from "../auth.ts";
 import { requireJson } from "../body.ts";
@@ -18,7 +27,6 @@ import { deadLetters, securityEvents } from "../schema.ts";
 export const adminRoutes = createRouter();
 
 const label = z.string().min(1).max(100);
-const time = z.int().describe("milliseconds since 1970");
 const revoked = { 204: { description: "Revoked" }, ...problems };
 const listOf = <S extends z.ZodType>(schema: S, description: string) => ({
   200: json(z.object({ data: z.array(schema) }), description),
@@ -44,7 +52,7 @@ const createKey = createRoute({
     ),
   },
   responses: {
-    201: json(z.object({ id: idSchema("key"), tenant_id: idSchema("tenant"), key: z.string() }), "The key: shown now and never again"),
+    201: json(createdKeySchema, "The key: shown now and never again"),
     ...problems,
   },
 });
@@ -54,21 +62,13 @@ adminRoutes.openapi(createKey, async context => {
   return context.json(created, 201);
 });
 
-const keySchema = z.object({
-  id: idSchema("key"),
-  tenant: z.string(),
-  name: z.string(),
-  scopes: z.array(z.string()),
-  created_at: time,
-  revoked_at: time.nullable(),
-});
 adminRoutes.openapi(
   createRoute({
     method: "get",
     path: "/admin/v1/keys",
     summary: "List API keys",
     security: administered,
-    responses: listOf(keySchema, "Keys, newest first"),
+    responses: listOf(apiKeyViewSchema, "Keys, newest first"),
   }),
   async context => context.json({ data: await listApiKeys(context.env) }, 200),
 );
@@ -96,7 +96,7 @@ const createToken = createRoute({
   middleware: requireJson,
   request: { body: jsonBody(z.strictObject({ name: label, pool: poolSchema })) },
   responses: {
-    201: json(z.object({ id: idSchema("runnerToken"), token: z.string() }), "The token: shown now and never again"),
+    201: json(createdTokenSchema, "The token: shown now and never again"),
     ...problems,
   },
 });
@@ -106,20 +106,13 @@ adminRoutes.openapi(createToken, async context => {
   return context.json(created, 201);
 });
 
-const tokenSchema = z.object({
-  id: idSchema("runnerToken"),
-  name: z.string(),
-  pool: z.string(),
-  created_at: time,
-  revoked_at: time.nullable(),
-});
 adminRoutes.openapi(
   createRoute({
     method: "get",
     path: "/admin/v1/runner-tokens",
     summary: "List runner tokens",
     security: administered,
-    responses: listOf(tokenSchema, "Tokens, newest first"),
+    responses: listOf(runnerTokenViewSchema, "Tokens, newest first"),
   }),
   async context => context.json({ data: await listRunnerTokens(context.env) }, 200),
 );
@@ -194,7 +187,6 @@ adminRoutes.openapi(
 );
 
 const MAX_LISTED = 200;
-const deadLetterSchema = z.object({ id: z.string(), queue: z.string(), body: z.string(), attempts: z.int(), created_at: time });
 adminRoutes.openapi(
   createRoute({
     method: "get",
@@ -210,7 +202,6 @@ adminRoutes.openapi(
     ),
 );
 
-const securityEventSchema = z.object({ id: z.string(), kind: z.string(), detail: z.unknown(), created_at: time });
 adminRoutes.openapi(
   createRoute({
     method: "get",
@@ -226,22 +217,6 @@ adminRoutes.openapi(
     ),
 );
 
-const runnerSchema = z.object({
-  instance: idSchema("instance"),
-  token: z.string(),
-  provider: z.string(),
-  models: z.array(z.string()),
-  ready: z.int(),
-  leases: z.int(),
-  last_seen: time,
-});
-const poolStatusSchema = z.object({
-  pool: poolSchema,
-  runners: z.array(runnerSchema),
-  queued: z.int(),
-  leased: z.int(),
-  committing: z.int(),
-});
 adminRoutes.openapi(
   createRoute({
     method: "get",

@@ -43,10 +43,12 @@ async function run(...words: string[]): Promise<{ code: number; out: string; err
 }
 
 describe("npm run key", () => {
+  const id = "key_01JD0000000000000000000001";
+
   it("create prints the key once", async () => {
-    answer = { status: 201, body: { id: "key_1", tenant_id: "ten_1", key: "atl_local_x" } };
+    answer = { status: 201, body: { id, tenant_id: "ten_01JD0000000000000000000002", key: "atl_local_x" } };
     const { code, out } = await run("key", "create", "--tenant", "acme", "--name", "server", "--scopes", "read");
-    expect([code, out]).toEqual([0, "atl_local_x\n\nIts id is key_1. The key is not stored: keep it now.\n"]);
+    expect([code, out]).toEqual([0, `atl_local_x\n\nIts id is ${id}. The key is not stored: keep it now.\n`]);
     expect(asked).toMatchObject({ method: "POST", path: "/admin/v1/keys", token: "Bearer t0ken" });
     expect(JSON.parse(asked.body)).toEqual({ tenant: "acme", name: "server", scopes: ["read"] });
   });
@@ -54,10 +56,10 @@ describe("npm run key", () => {
   it("list prints a table, and None. where there is nothing", async () => {
     answer = {
       status: 200,
-      body: { data: [{ id: "key_1", tenant: "acme", name: "a", scopes: ["read", "write"], created_at: 0, revoked_at: 60_000 }] },
+      body: { data: [{ id, tenant: "acme", name: "a", scopes: ["read", "write"], created_at: 0, revoked_at: 60_000 }] },
     };
     expect((await run("key", "list")).out).toBe(
-      "id     tenant  name  scopes      created           revoked\nkey_1  acme    a     read,write  1970-01-01 00:00  1970-01-01 00:01\n",
+      `${"id".padEnd(id.length)}  tenant  name  scopes      created           revoked\n${id}  acme    a     read,write  1970-01-01 00:00  1970-01-01 00:01\n`,
     );
     answer = { status: 200, body: { data: [] } };
     expect((await run("dead-letters")).out).toBe("None.\n");
@@ -65,13 +67,13 @@ describe("npm run key", () => {
 
   it("revoke asks for the id, and says in one line what went wrong", async () => {
     answer = { status: 204 };
-    expect(await run("key", "revoke", "key_1")).toMatchObject({ code: 0, out: "Revoked.\n" });
-    expect(asked).toMatchObject({ method: "DELETE", path: "/admin/v1/keys/key_1" });
+    expect(await run("key", "revoke", id)).toMatchObject({ code: 0, out: "Revoked.\n" });
+    expect(asked).toMatchObject({ method: "DELETE", path: `/admin/v1/keys/${id}` });
     answer = {
       status: 404,
-      body: { type: "x", title: "There is no such resource.", status: 404, code: "not_found", detail: "There is no key key_1." },
+      body: { type: "x", title: "There is no such resource.", status: 404, code: "not_found", detail: `There is no key ${id}.` },
     };
-    expect(await run("key", "revoke", "key_1")).toEqual({ code: 1, out: "", err: "There is no key key_1.\n" });
+    expect(await run("key", "revoke", id)).toEqual({ code: 1, out: "", err: `There is no key ${id}.\n` });
   });
 
   it.each([

@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 import { settings } from "../../../edge/env.ts";
 import { stagingKey } from "../../../shared/protocol.ts";
 import { publicJwk, verify } from "../../../shared/signing.ts";
-import { acceptJob, dispatcherOf, executionState, jobStatus, newPool, offer, row, stage, TestRunner } from "./support.ts";
+import { acceptJob, dispatcherOf, executionState, jobStatus, MODEL_HASH, newPool, offer, row, stage, TestRunner } from "./support.ts";
 
 it("takes an offer to a stored picture: lease, grant, upload, commit", async () => {
   const pool = newPool();
@@ -33,8 +33,8 @@ it("takes an offer to a stored picture: lease, grant, upload, commit", async () 
   expect(picture).toMatchObject({ tenant_id: job.tenant, sha256: result.sha256, bytes: result.bytes, width: 128, media_type: "image/png" });
   expect((await env.BUCKET.head(picture!.r2_key))?.size).toBe(result.bytes);
   expect(await env.BUCKET.head(stagingKey(id, 1))).toBeNull();
-  expect(await dispatcherOf(pool).describe({ v: 1, executions: [id] })).toEqual({
+  expect(await dispatcherOf(pool).describe({ v: 1, executions: [id], models: [`sha256:${"b".repeat(64)}`, MODEL_HASH] })).toEqual({
     executions: [{ execution: id, state: "done", position: null, epoch: 1 }],
-    runners: 1,
+    served: [MODEL_HASH],
   });
 });

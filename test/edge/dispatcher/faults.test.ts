@@ -9,6 +9,7 @@ import {
   failing,
   fallDue,
   jobStatus,
+  MODEL_HASH,
   newPool,
   offer,
   replaceBindings,
@@ -63,9 +64,14 @@ it("lets a second runner finish what a lost one began; the late result is refuse
 it("requeues nothing when a socket is lost: the runner comes back and finishes", async () => {
   const { pool, runner, lease, id } = await computing();
   runner.close();
-  await until(async () => (await dispatcherOf(pool).describe({ v: 1, executions: [] })).runners === 0, "the end of the socket");
+  await until(
+    async () => (await dispatcherOf(pool).describe({ v: 1, executions: [], models: [MODEL_HASH] })).served.length === 0,
+    "the end of the socket",
+  );
   const other = await TestRunner.connect(pool, { ready: 1 });
-  expect(await dispatcherOf(pool).describe({ v: 1, executions: [id] })).toMatchObject({ executions: [{ state: "running", epoch: 1 }] });
+  expect(await dispatcherOf(pool).describe({ v: 1, executions: [id], models: [] })).toMatchObject({
+    executions: [{ state: "running", epoch: 1 }],
+  });
 
   const { instance, token } = runner;
   const back = await TestRunner.open(pool, { instance, token });
@@ -182,7 +188,9 @@ it("keeps a result while R2 does not take it, and commits it when R2 does again"
     async () => (await withSql(pool, sql => sql.exec("SELECT settle_failures FROM executions").one())).settle_failures === 1,
     "a failure",
   );
-  expect(await dispatcherOf(pool).describe({ v: 1, executions: [id] })).toMatchObject({ executions: [{ state: "committing" }] });
+  expect(await dispatcherOf(pool).describe({ v: 1, executions: [id], models: [] })).toMatchObject({
+    executions: [{ state: "committing" }],
+  });
   await fallDue(pool, "executions", "settle_at");
   expect(await jobStatus(job.job)).toMatchObject({ status: "active" });
   await replaceBindings(pool, { BUCKET: env.BUCKET });
@@ -270,7 +278,7 @@ it("comes back from a restart that drops every socket, with executions queued, l
   const ids = [lease.execution, second.execution, job.executions.find(({ id }) => id !== lease.execution && id !== second.execution)!.id];
   await evictDurableObject(dispatcherOf(pool), { webSockets: "close" });
 
-  const states = await dispatcherOf(pool).describe({ v: 1, executions: ids });
+  const states = await dispatcherOf(pool).describe({ v: 1, executions: ids, models: [] });
   expect(states.executions.map(({ state }) => state)).toEqual(["committing", "running", "queued"]);
   const alarm = await runInDurableObject(dispatcherOf(pool), (_, { storage }) => storage.getAlarm());
   expect(alarm).toBeLessThan(Date.now() + 2_000);
@@ -306,7 +314,7 @@ it("refuses calls of a version that it doesn't know", async () => {
     const calls = [
       dispatcher.offer({ v, execution: "", tenant: "", params_sha256: "", request_id: "" }),
       dispatcher.abandon({ v, executions: [] }),
-      dispatcher.describe({ v, executions: [] }),
+      dispatcher.describe({ v, executions: [], models: [] }),
       dispatcher.holds({ v, execution: "", epoch: 1, instance: "" }),
       dispatcher.watch({ v, deadline_at: 0 }),
       dispatcher.revoke({ v, token: "" }),

@@ -32,7 +32,7 @@ async function signed(
 }
 
 async function stateIn(pool: string, job: AcceptedJob): Promise<string> {
-  const { executions } = await dispatcherOf(pool).describe({ v: 1, executions: [job.executions[0]!.id] });
+  const { executions } = await dispatcherOf(pool).describe({ v: 1, executions: [job.executions[0]!.id], models: [] });
   return executions[0]!.state;
 }
 

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { RUNNER_TOKEN_HEADER } from "../../../edge/dispatcher/sockets.ts";
 import { newId } from "../../../edge/ids.ts";
-import { acceptJob, dispatcherOf, fallDue, newPool, offer, TestRunner } from "./support.ts";
+import { acceptJob, dispatcherOf, fallDue, MODEL_HASH, newPool, offer, TestRunner } from "./support.ts";
 
 const hello = { v: 1, type: "hello", instance: newId("instance"), engine_version: 1, provider: "cpu", models: [], leases: [] };
 
@@ -23,7 +23,7 @@ it.each(bad)("answers %s with an error and closes, and lives on", async (_, text
   expect(await runner.next("error")).toMatchObject({ code: "invalid_request" });
   expect(await runner.untilClosed()).toBe(4400);
   await TestRunner.connect(pool);
-  expect(await dispatcherOf(pool).describe({ v: 1, executions: [] })).toMatchObject({ runners: 1 });
+  expect(await dispatcherOf(pool).describe({ v: 1, executions: [], models: [MODEL_HASH] })).toMatchObject({ served: [MODEL_HASH] });
 });
 
 it("quotes nothing of a bad message", async () => {
@@ -41,7 +41,7 @@ it("has one socket an instance: a newer one takes over, and the older one's end 
   const job = await acceptJob(pool);
   await offer(pool, job);
   await runner.acceptLease();
-  expect(await dispatcherOf(pool).describe({ v: 1, executions: [] })).toMatchObject({ runners: 1 });
+  expect(await dispatcherOf(pool).describe({ v: 1, executions: [], models: [MODEL_HASH] })).toMatchObject({ served: [MODEL_HASH] });
 });
 
 it("refuses an instance that came with another token, and another instance on the same socket", async () => {
@@ -76,7 +76,7 @@ it("takes an instance that has long been silent for gone", async () => {
   const runner = await TestRunner.connect(pool, { ready: 1 });
   await fallDue(pool, "instances", "last_seen");
   expect(await runner.untilClosed()).toBe(4408);
-  expect(await dispatcherOf(pool).describe({ v: 1, executions: [] })).toMatchObject({ runners: 0 });
+  expect(await dispatcherOf(pool).describe({ v: 1, executions: [], models: [MODEL_HASH] })).toMatchObject({ served: [] });
 });
 
 it("opens sockets only for upgrades with a verified token", async () => {
@@ -95,5 +95,5 @@ it("shows the pool to its operator", async () => {
   const status = await dispatcherOf(pool).sweep({ v: 1 });
   const { instance, token } = runner;
   expect(status).toMatchObject({ pool, queued: 1, leased: 1, committing: 0 });
-  expect(status.runners).toMatchObject([{ instance, token, provider: "cpu", models: [`sha256:${"a".repeat(64)}`], ready: 1, leases: 1 }]);
+  expect(status.runners).toMatchObject([{ instance, token, provider: "cpu", models: [MODEL_HASH], ready: 1, leases: 1 }]);
 });

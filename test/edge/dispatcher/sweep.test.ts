@@ -19,7 +19,7 @@ import {
 const minutesAgo = (n: number) => Date.now() - n * 60_000;
 
 async function stateIn(pool: string, execution: string): Promise<string> {
-  return (await dispatcherOf(pool).describe({ v: 1, executions: [execution] })).executions[0]!.state;
+  return (await dispatcherOf(pool).describe({ v: 1, executions: [execution], models: [] })).executions[0]!.state;
 }
 
 function alarmOf(pool: string): Promise<number | null> {
