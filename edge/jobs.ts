@@ -1,6 +1,6 @@
 import { and, eq, exists, inArray, ne, notExists, sql } from "drizzle-orm";
 import { alias } from "drizzle-orm/sqlite-core";
-import type { JobError } from "../shared/errors.ts";
+import { AtelierError, type JobError } from "../shared/errors.ts";
 import { sign } from "../shared/signing.ts";
 import { type Database, database } from "./database.ts";
 import { type Env, settings } from "./env.ts";
@@ -18,6 +18,7 @@ export interface StoredJob {
 /**
  * Accepts a job and, where it has started executions, offers them. Accepting again under the same id (a request taken over after a crash)
  * gives the job as it was accepted the first time. D1 is what counts: an offer that is not sent now is sent by the dispatcher's sweep.
+ * @throws AtelierError cache_miss where nothing may be computed and a picture is missing
  */
 export async function acceptJob(
   env: Env,
@@ -28,6 +29,9 @@ export async function acceptJob(
   const accepted = await store.accept({ ...planned, pictures: started }).catch(async (error: unknown) => {
     const earlier = await store.job(planned.id);
     if (earlier) return earlier;
+    // What was cached when it was looked up may be deleted since.
+    if (!planned.compute && (await store.cached(planned.pictures.map(({ hash }) => hash))).length < planned.pictures.length)
+      throw new AtelierError("cache_miss");
     throw error;
   });
   if (accepted.job.status === "active")

@@ -1,5 +1,6 @@
 import { env } from "cloudflare:workers";
 import { beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { Env } from "../../edge/env.ts";
 import {
   call,
   compute,
@@ -180,6 +181,26 @@ describe("cache: only", () => {
   it("without a seed looks where reuse stores", async () => {
     const stored = await computed({ cache: "reuse" });
     expect((await generateHit(key, { cache: "only" })).pictures[0]!.sha256).toBe(stored.pictures[0]!.sha256);
+  });
+
+  it("is a miss too where the picture is deleted after it was found", async () => {
+    const { id } = await computed({ seed: 6 });
+    const bucket = {
+      head: async (object: string) => {
+        const found = await env.BUCKET.head(object);
+        await call(`/v1/generations/${id}`, { method: "DELETE", key });
+        return found;
+      },
+    };
+    const late = { ...env, BUCKET: bucket } as unknown as Env;
+    const answer = await call("/v1/generations", {
+      method: "POST",
+      key,
+      env: late,
+      json: { prompt: "a red cube", seed: 6, cache: "only" },
+    });
+    expect(answer.status).toBe(404);
+    expect(await answer.json()).toMatchObject({ code: "cache_miss" });
   });
 
   it("does not join what is being computed", async () => {

@@ -4,6 +4,7 @@ import { type Env, settings } from "../../edge/env.ts";
 import { detachJob } from "../../edge/jobs.ts";
 import { jobViewSchema } from "../../shared/job.ts";
 import { publicJwk, verify } from "../../shared/signing.ts";
+import { newPool, TestRunner } from "./dispatcher/support.ts";
 import {
   call,
   commit,
@@ -192,5 +193,15 @@ describe("the end of a job", () => {
     expect(answer.headers.get("location")).toBe(`/v1/jobs/${job.id}`);
     expect(answer.headers.get("retry-after")).toBe("1");
     expect(job).toMatchObject({ status: "queued", no_runner: true });
+  });
+
+  it("a client learns whether a runner is there that can take the job's model", async () => {
+    const pool = newPool();
+    const { hash } = await registerModel({ name: pool, pool });
+    const job = await generateMiss(key, { model: pool });
+    await TestRunner.connect(pool, { models: [`sha256:${"b".repeat(64)}`] });
+    expect(await readJob(job.id)).toMatchObject({ status: "queued", no_runner: true });
+    await TestRunner.connect(pool, { models: [hash] });
+    expect(await readJob(job.id)).toMatchObject({ status: "queued", no_runner: false });
   });
 });
