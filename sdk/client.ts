@@ -2,13 +2,13 @@ import type { z } from "zod";
 import type { ErrorCode, Problem } from "../shared/errors.ts";
 import type { generationRequestSchema } from "../shared/generation.ts";
 import type { GenerationView, JobEvent, JobView } from "../shared/job.ts";
-import type { ModelManifest } from "../shared/model.ts";
+import type { ModelView } from "../shared/model.ts";
 import { readSse } from "./sse.ts";
 
 /** The client of Atelier's API for servers and browsers: fetch and nothing else at run time. */
 
 export type GenerationRequest = z.input<typeof generationRequestSchema>;
-export type { GenerationView, JobEvent, JobView, ModelManifest, Problem };
+export type { GenerationView, JobEvent, JobView, ModelView, Problem };
 
 export interface AtelierOptions {
   /** Where the API is, for example `https://atelier.example`. */
@@ -131,8 +131,8 @@ export class Atelier {
     return (await this.#send(`/v1/pictures/${encodeURIComponent(id)}`, options)).blob();
   }
 
-  async models(options: CallOptions = {}): Promise<ModelManifest[]> {
-    return (await this.#json<{ data: ModelManifest[] }>("/v1/models", options)).data;
+  async models(options: CallOptions = {}): Promise<ModelView[]> {
+    return (await this.#json<{ data: ModelView[] }>("/v1/models", options)).data;
   }
 
   /**

@@ -25,3 +25,10 @@ export const modelManifestSchema = z.strictObject({
   description: z.string().optional(),
 });
 export type ModelManifest = z.infer<typeof modelManifestSchema>;
+
+/** A model as clients see it. To which pool its requests go is the operator's business. */
+export const modelViewSchema = modelManifestSchema
+  .omit({ pool: true })
+  .extend({ object: z.literal("model") })
+  .meta({ id: "Model" });
+export type ModelView = z.infer<typeof modelViewSchema>;

@@ -1,6 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { AtelierError } from "../../shared/errors.ts";
-import { type ModelManifest, modelManifestSchema } from "../../shared/model.ts";
+import { type ModelManifest, type ModelView, modelViewSchema } from "../../shared/model.ts";
 import { modelNameSchema } from "../../shared/names.ts";
 import { database } from "../database.ts";
 import { createRouter } from "../http.ts";
@@ -8,13 +8,6 @@ import { findModel, listModels } from "../models.ts";
 import { json, problems, secured } from "../openapi.ts";
 
 export const modelRoutes = createRouter();
-
-/** A model as clients see it. To which pool its requests go is the operator's business. */
-const modelViewSchema = modelManifestSchema
-  .omit({ pool: true })
-  .extend({ object: z.literal("model") })
-  .meta({ id: "Model" });
-type ModelView = z.infer<typeof modelViewSchema>;
 
 function modelView({ pool: _hidden, ...manifest }: ModelManifest): ModelView {
   return { object: "model", ...manifest };
