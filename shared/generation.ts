@@ -14,11 +14,17 @@ export const MAX_DEADLINE_S = 3600;
 export const cacheModes = ["auto", "reuse", "fresh", "only"] as const;
 export type CacheMode = (typeof cacheModes)[number];
 
+/** JSON can spell half of a surrogate pair, which no hash, token or file can hold. */
+const text = z
+  .string()
+  .max(MAX_PROMPT_CHARACTERS)
+  .refine(value => value.isWellFormed(), "expected Unicode text, got half of a surrogate pair");
+
 /** Body of `POST /v1/generations`. What is absent is filled in from the model's manifest. */
 export const generationRequestSchema = z
   .strictObject({
-    prompt: z.string().min(1).max(MAX_PROMPT_CHARACTERS).describe("what to draw"),
-    negative_prompt: z.string().max(MAX_PROMPT_CHARACTERS).default("").describe("what to steer away from"),
+    prompt: text.min(1).describe("what to draw"),
+    negative_prompt: text.default("").describe("what to steer away from"),
     model: modelNameSchema.default("pocket"),
     width: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
     height: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
