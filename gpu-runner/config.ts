@@ -1,6 +1,7 @@
 import { homedir } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { z } from "zod";
+import { parseJson } from "../shared/json.ts";
 import { publicJwkSchema } from "../shared/signing.ts";
 import { executionProviderNames } from "./graph/emitter.ts";
 
@@ -108,12 +109,4 @@ export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
     loadMs: values.ATELIER_LOAD_MS,
     drainMs: values.ATELIER_DRAIN_MS,
   };
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

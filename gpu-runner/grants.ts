@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import { parseJson } from "../shared/json.ts";
 import { hashPictureRequest, type PictureRequest, pictureRequestSchema } from "../shared/picture.ts";
 import type { DispatcherMessage } from "../shared/protocol.ts";
 import { type GrantClaims, type PublicJwk, type Refusal, SignatureRefused, verify } from "../shared/signing.ts";
@@ -86,12 +87,4 @@ function parseParams(params: string, execution: string): PictureRequest {
 
 function fieldsOf(error: z.ZodError): string {
   return error.issues.map(({ path, code }) => `${path.join(".") || "(all)"} (${code})`).join(", ");
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -1,5 +1,6 @@
 import { CompactSign, compactVerify, importJWK, type JWK } from "jose";
 import { z } from "zod";
+import { parseJson } from "./json.ts";
 import { idSchema, poolSchema, sha256Schema } from "./names.ts";
 
 /**
@@ -140,14 +141,6 @@ function decodeHeader(jws: string): unknown {
   if (rest.length !== 2) return undefined;
   try {
     return parseJson(atob(encoded.replaceAll("-", "+").replaceAll("_", "/")));
-  } catch {
-    return undefined;
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
   } catch {
     return undefined;
   }

@@ -28,8 +28,7 @@ export async function startLocalEdge(
     const admin = new AdminClient(edge.url, ADMIN_TOKEN);
     const pools = new Set<string>();
     for (const folder of options.models) pools.add((await admin.addModel(folder)).pool);
-    for (const pool of pools) await admin.wakeDispatcher(pool);
-    // Cron triggers don't fire by themselves in local development: this runs what they run, the sweep of orphaned objects among it.
+    // Cron triggers don't fire by themselves in local development: this runs what they run, waking the dispatchers and sweeping orphans.
     await fetch(`${edge.url}/cdn-cgi/local/scheduled`);
     const key = await state.kept("api-key", async () => (await admin.createKey({ tenant: "local", name: "npm start" })).key);
     const token = await state.kept(
