@@ -3,7 +3,7 @@ import { ENGINE_VERSION } from "../shared/engine.ts";
 import { AtelierError, type FieldError } from "../shared/errors.ts";
 import type { GenerationRequest } from "../shared/generation.ts";
 import type { ModelManifest } from "../shared/model.ts";
-import { canonicalPictureRequest, hashPictureRequest, MAX_SEED, type PictureRequest } from "../shared/picture.ts";
+import { canonicalPictureRequest, hashPictureRequest, MAX_SEED, type PictureRequest, plainPicture } from "../shared/picture.ts";
 import { samplerOptionIssues } from "../shared/samplers.ts";
 
 /** A generation request with nothing left open. */
@@ -67,8 +67,8 @@ export function planPictures(request: ResolvedRequest, model: ModelManifest): Pr
 
 function pictureRequest(request: ResolvedRequest, model: ModelManifest, seed: number): PictureRequest {
   return {
+    ...plainPicture,
     engine_version: ENGINE_VERSION,
-    task: "text-to-image",
     model: model.hash,
     prompt: request.prompt,
     negative_prompt: request.negative_prompt,
@@ -80,7 +80,6 @@ function pictureRequest(request: ResolvedRequest, model: ModelManifest, seed: nu
     seed,
     sampler: request.sampler,
     sampler_options: request.sampler_options,
-    adapters: [],
     format: request.format,
   };
 }

@@ -83,6 +83,10 @@ export const executions = sqliteTable(
     params: text().notNull(),
     params_sha256: text().notNull(),
     model_hash: text().notNull(),
+    /** Executions with the same key may be computed as one batch. */
+    batch_key: text().notNull(),
+    /** What the runner may fetch for it: see edge/inputs.ts. */
+    inputs: text({ mode: "json" }).notNull(),
     exclusive: integer({ mode: "boolean" }).notNull(),
     request_id: text().notNull(),
     state: text({ enum: ["active", "abandoned", "succeeded", "failed", "canceled"] }).notNull(),

@@ -1,7 +1,8 @@
 /**
  * What a pipeline sees of a diffusion model: a handful of functions over fp32 tensors. It knows neither ONNX nor execution
- * providers; `loadDiffusionModel` in `load.ts` makes one from a diffusers folder.
+ * providers; `loadDiffusionModel` in `load.ts` makes one from published weights.
  */
+import type { HyperNetwork, IpAdapterLayers, LoraAdapter } from "./adapters/adapter.ts";
 import type { ExecutionProviderName } from "./graph/emitter.ts";
 import type { ModelDescription } from "./weights/describe.ts";
 
@@ -11,18 +12,44 @@ export interface TensorF32 {
   shape: readonly number[];
 }
 
-/** Outputs of a CLIP text encoder for ids [B, L], named as in diffusers and transformers; C is the encoder's width. */
+/** A LoRA and how strongly it works. */
+export interface LoraUse {
+  adapter: LoraAdapter;
+  weight: number;
+  /** For a DoRA at a weight other than 1; null: as the file's origin implies. */
+  dora: "peft" | "interpolate" | null;
+}
+
+export interface EncodeTextArgs {
+  /** 0: `text_encoder`, 1: SDXL's `text_encoder_2`. An SDXL refiner has only the second kind, which is its encoder 0. */
+  encoder: number;
+  /** Token ids, one list per prompt, all of equal length up to the encoder's position count. */
+  inputIds: readonly (readonly number[])[];
+  /** Rows [n, C] for token ids from the vocabulary's size on, as textual inversions bring them. */
+  extraEmbeddings?: TensorF32;
+  /** One list per prompt; absent: none. */
+  loras?: readonly (readonly LoraUse[])[];
+}
+
+/** Outputs of a CLIP text encoder for ids [B, L]; C is the encoder's width. */
 export interface TextEncoding {
-  /** Final layer norm of the last layer's output, [B, L, C]: what SD 1.x conditions on. */
-  lastHiddenState: TensorF32;
-  /** Raw output of the last but one layer (`hidden_states[-2]`), [B, L, C]. */
-  penultimate: TensorF32;
-  /** Final layer norm of `penultimate`, [B, L, C]: diffusers' `clip_skip=1`. */
-  penultimateNormed: TensorF32;
-  /** Final layer norm of `hidden_states[-3]`, [B, L, C]: diffusers' `clip_skip=2`. */
-  skip2Normed: TensorF32;
-  /** `lastHiddenState` at the end-of-text token, [B, C]. */
-  poolerOutput: TensorF32;
+  /** Raw `hidden_states[-1 - skip]`, [B, L, C]. SDXL conditions on skip 1. Throws RangeError for a skip beyond the layers. */
+  hidden(skip: number): TensorF32;
+  /** The same after the final layer norm, [B, L, C]: SD 1 and 2 condition on skip 0, diffusers' `clip_skip=n` on skip n. */
+  normed(skip: number): TensorF32;
+  /** `normed(0)` at the end-of-text token, [B, C]; through the text projection where the encoder has one (`text_embeds`). */
+  pooled: TensorF32;
+}
+
+/** One IP-Adapter's share in a prediction. */
+export interface IpAdapterUse {
+  layers: IpAdapterLayers;
+  /** Image tokens [B, n, cross-attention width], one row of tokens per batch item. */
+  tokens: TensorF32;
+  /** One per batch item. */
+  weights: readonly number[];
+  /** [1 or B, h, w] at the latents' size, 1 where it works; absent: everywhere. */
+  mask?: TensorF32;
 }
 
 export interface PredictArgs {
@@ -32,13 +59,23 @@ export interface PredictArgs {
   timesteps: readonly number[];
   /** [B, L, cross-attention width], any L >= 1. */
   encoderHiddenStates: TensorF32;
+  /** SDXL: pooled text [B, P] and micro-conditioning [B, 6], or [B, 5] for a refiner. */
+  added?: { textEmbeds: TensorF32; timeIds: TensorF32 };
+  /** One list per batch item; items with unequal sets are computed together where the kinds allow it, else apart. */
+  loras?: readonly (readonly LoraUse[])[];
+  /** One list per batch item; items with unequal lists are computed apart. */
+  hypernetworks?: readonly (readonly { adapter: HyperNetwork; weight: number }[])[];
+  ipAdapters?: readonly IpAdapterUse[];
+  /** ControlNet: added to the skips in their order and to the middle block's result; already scaled and summed over nets. */
+  control?: { down: readonly TensorF32[]; mid: TensorF32 };
+  /** T2I-Adapter: added to each level's last hidden state; already scaled and summed. */
+  t2iFeatures?: readonly TensorF32[];
 }
 
 /** A model held by inference sessions. Calls on one model are serialised by the runtime; none may follow `release`. */
 export interface DiffusionModel {
   readonly description: ModelDescription;
-  /** Token ids, one list per prompt, all of equal length (any length up to the encoder's position count). */
-  encodeText(inputIds: readonly (readonly number[])[]): Promise<TextEncoding>;
+  encodeText(args: EncodeTextArgs): Promise<TextEncoding>;
   /** The UNet's raw output, [B, Cout, H, W]: epsilon or v, as `description.predictionType` says. */
   predict(args: PredictArgs): Promise<TensorF32>;
   /** Pixels in -1..1, [B, 3, H, W], to the posterior of the (unscaled) latents; logvar is clamped to -30..20. */
@@ -51,7 +88,7 @@ export interface DiffusionModel {
 
 export interface LoadOptions {
   provider: ExecutionProviderName;
-  /** Where widened weights are kept, by content hash; created if absent. May be shared between processes. */
+  /** Where widened weights and optimised graphs are kept, by content hash; created if absent. May be shared between processes. */
   cacheDir: string;
   /** Threads of one operator; absent: the physical cores that ONNX Runtime finds. */
   threads?: number;

@@ -1,5 +1,5 @@
 /** Makes a `DiffusionModel` from a diffusers folder. */
-import type { DiffusionModel, LoadOptions, PredictArgs, TensorF32, TextEncoding } from "./components.ts";
+import type { DiffusionModel, EncodeTextArgs, LoadOptions, PredictArgs, TensorF32, TextEncoding } from "./components.ts";
 import { emitterFor } from "./graph/emitter.ts";
 import { type Graph, GraphError } from "./graph/ir.ts";
 import { buildVaeDecoder, buildVaeEncoder } from "./models/autoencoder-kl.ts";
@@ -75,15 +75,18 @@ class LoadedModel implements DiffusionModel {
     this.#options = options;
   }
 
-  async encodeText(inputIds: readonly (readonly number[])[]): Promise<TextEncoding> {
+  async encodeText({ inputIds }: EncodeTextArgs): Promise<TextEncoding> {
     const out = await this.#run("textEncoder", { embeddings: this.#embeddings.embed(inputIds) });
     const positions = inputIds.map(ids => poolingPosition(ids, this.#folder.textEncoder.eosTokenId));
+    const state = (kind: string, states: readonly (TensorF32 | undefined)[]) => (skip: number) => {
+      const found = states[skip];
+      if (!found) throw new RangeError(`${kind} state: expected a skip of 0 to ${states.length - 1}, got ${skip}`);
+      return found;
+    };
     return {
-      lastHiddenState: out.last_hidden_state!,
-      penultimate: out.penultimate!,
-      penultimateNormed: out.penultimate_normed!,
-      skip2Normed: out.skip2_normed!,
-      poolerOutput: pickRows(out.last_hidden_state!, positions),
+      hidden: state("hidden", [undefined, out.penultimate]),
+      normed: state("normed", [out.last_hidden_state, out.penultimate_normed, out.skip2_normed]),
+      pooled: pickRows(out.last_hidden_state!, positions),
     };
   }
 

@@ -29,7 +29,7 @@ function observed(model: DiffusionModel): DiffusionModel {
   };
   return {
     description: model.description,
-    encodeText: ids => after(model.encodeText(ids)),
+    encodeText: args => after(model.encodeText(args)),
     predict: args => after(model.predict(args)),
     encodeImage: image => after(model.encodeImage(image)),
     decodeLatents: latents => after(model.decodeLatents(latents)),
@@ -51,10 +51,10 @@ async function loadAll(): Promise<void> {
 
 /** Makes the sessions now: the first picture must neither pay for them nor look like a hung thread meanwhile. */
 async function warmUp({ model, tokenizer }: PictureModel): Promise<void> {
-  const { lastHiddenState } = await model.encodeText([tokenizer.encodePadded("")]);
+  const text = await model.encodeText({ encoder: 0, inputIds: [tokenizer.encodePadded("")] });
   const shape = [1, model.description.unetInputChannels, 8, 8];
   const data = new Float32Array(shape.reduce((product, dim) => product * dim, 1));
-  await model.predict({ sample: { data, shape }, timesteps: [1], encoderHiddenStates: lastHiddenState });
+  await model.predict({ sample: { data, shape }, timesteps: [1], encoderHiddenStates: text.normed(0) });
 }
 
 async function compute(task: number, request: PictureRequest): Promise<void> {
@@ -89,8 +89,9 @@ function failure(error: unknown, request: PictureRequest): { code: ErrorCode; me
   return { code: "runner_failed", message: "The runner could not compute this.", retryable: false, detail };
 }
 
-function withoutPrompt(text: string, { prompt, negative_prompt }: PictureRequest): string {
-  return [prompt, negative_prompt].reduce((clean, secret) => (secret ? clean.replaceAll(secret, "[prompt]") : clean), text);
+function withoutPrompt(text: string, { prompt, prompt_2, negative_prompt, negative_prompt_2 }: PictureRequest): string {
+  const secrets = [prompt, prompt_2, negative_prompt, negative_prompt_2];
+  return secrets.reduce<string>((clean, secret) => (secret ? clean.replaceAll(secret, "[prompt]") : clean), text);
 }
 
 function messageOf(error: unknown): string {

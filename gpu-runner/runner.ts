@@ -124,6 +124,7 @@ export class Runner {
       engine_version: ENGINE_VERSION,
       provider: this.#options.config.provider,
       models: this.#modelHashes(),
+      max_batch: 1,
       leases: this.#leases.all().map(leaseId),
     };
   }
@@ -306,7 +307,7 @@ export class Runner {
     const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0;
     const n = free && this.#leases.all().length < MAX_UNFINISHED ? 1 : 0;
     if (n === this.#saidReady && !again) return;
-    if (this.#connection.send({ type: "ready", n })) this.#saidReady = n;
+    if (this.#connection.send({ type: "ready", n, resident: [] })) this.#saidReady = n;
   }
 
   #logOf({ requestId, execution, epoch }: { requestId: string; execution: string; epoch: number }): Logger {

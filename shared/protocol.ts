@@ -31,12 +31,18 @@ export const runnerMessageSchema = z.discriminatedUnion("type", [
       engine_version: z.int(),
       provider: z.string(),
       models: z.array(contentHashSchema).describe("hashes that it holds or can load"),
+      max_batch: z.int().min(1).max(64).describe("most executions of one batch key that it computes together"),
       leases: z.array(leaseSchema).describe("leases that it still holds, computing or waiting for a commit"),
     })
     .describe("first message on every socket, also after a cut"),
   z
-    .strictObject({ ...v, type: z.literal("ready"), n: z.int().min(0).max(64) })
-    .describe("how many more executions it takes now; replaces what it said before"),
+    .strictObject({
+      ...v,
+      type: z.literal("ready"),
+      n: z.int().min(0).max(64),
+      resident: z.array(contentHashSchema).max(256).describe("models and adapters that lie ready in its memory, latest first"),
+    })
+    .describe("how many more grants it takes now, a grant being one execution or one batch; replaces what it said before"),
   z.strictObject({ ...v, type: z.literal("accept"), leases: z.array(leaseSchema).min(1) }).describe("a grant was verified and taken"),
   z
     .strictObject({ ...v, type: z.literal("reject"), leases: z.array(leaseSchema).min(1), reason: z.string().max(500) })
@@ -73,7 +79,8 @@ export const dispatcherMessageSchema = z.discriminatedUnion("type", [
       grant: z.string().describe("JWS, verified against the configured public keys before anything is computed"),
       executions: z
         .array(z.strictObject({ ...lease, params: z.string().describe("canonical picture request; its hash stands in the grant") }))
-        .min(1),
+        .min(1)
+        .describe("several where they share a batch key: they are computed together"),
     })
     .describe("to be answered by accept or reject within the acknowledgement time"),
   z

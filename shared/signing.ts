@@ -1,7 +1,8 @@
 import { CompactSign, compactVerify, importJWK, type JWK } from "jose";
 import { z } from "zod";
+import { adapterFileSchema } from "./adapter.ts";
 import { parseJson } from "./json.ts";
-import { idSchema, poolSchema, sha256Schema } from "./names.ts";
+import { contentHashSchema, idSchema, poolSchema, sha256Schema } from "./names.ts";
 
 /**
  * Signed messages: compact JWS, Ed25519. Each kind has its own `typ`, audience and key, so that one can never stand in for another.
@@ -51,6 +52,12 @@ export const grantClaimsSchema = z.strictObject({
           result: z.string().describe("capability: PUT the picture file"),
           progress: z.string().describe("capability: POST progress"),
         }),
+        inputs: z
+          .array(z.strictObject({ sha256: sha256Schema, bytes: z.int().positive(), capability: z.string().describe("GET the object") }))
+          .describe("input files of the execution: pictures and the files of its adapters, each once"),
+        adapters: z
+          .array(z.strictObject({ hash: contentHashSchema, files: z.array(adapterFileSchema).nonempty() }))
+          .describe("what its adapters consist of; their files stand in `inputs`"),
       }),
     )
     .min(1),
@@ -64,7 +71,7 @@ export const capabilityClaimsSchema = z.strictObject({
   epoch: z.int().positive(),
   instance: idSchema("instance"),
   pool: poolSchema,
-  method: z.enum(["PUT", "POST"]),
+  method: z.enum(["GET", "PUT", "POST"]),
   key: z.string().min(1).describe("exact object key"),
   max_bytes: z.int().positive(),
 });

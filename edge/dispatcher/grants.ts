@@ -38,7 +38,7 @@ export async function leaseMessage(
     sign("capability", { ...scope, method: "PUT", key: stagingKey(id, epoch), max_bytes: MAX_RESULT_BYTES }, CAPABILITY_KEY),
     sign("capability", { ...scope, method: "POST", key: progressKey(id), max_bytes: MAX_PROGRESS_BYTES }, CAPABILITY_KEY),
   ]);
-  const execution = { execution: id, epoch, params_sha256, attempt_deadline, request_id, capabilities: { result, progress } };
+  const execution = { execution: id, epoch, params_sha256, attempt_deadline, request_id, capabilities: { result, progress }, inputs: [], adapters: [] };
   const exp = Math.ceil(lease.ack_deadline / 1000);
   const grant = await sign("grant", { instance, executions: [execution], exp }, GRANT_KEY);
   return { v: PROTOCOL_VERSION, type: "lease", grant, executions: [{ execution: id, epoch, params }] };

@@ -56,7 +56,7 @@ export async function runPicture(pictureModel: PictureModel, request: PictureReq
     tokenizer,
     {
       prompts: [request.prompt],
-      negativePrompts: [request.negative_prompt],
+      negativePrompts: [request.negative_prompt ?? ""],
       width,
       height,
       steps: request.steps,

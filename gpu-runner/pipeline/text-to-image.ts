@@ -1,5 +1,5 @@
 /** Text to image: prompts to tokens, hidden states, guided denoising, pixels. As diffusers' StableDiffusionPipeline. */
-import type { DiffusionModel, TensorF32, TextEncoding } from "../components.ts";
+import type { DiffusionModel, TensorF32 } from "../components.ts";
 import type { SchedulerClass, SchedulerConfig } from "../schedulers/config.ts";
 import { samplers } from "../schedulers/index.ts";
 import type { Model, SamplerRun } from "../schedulers/sampler.ts";
@@ -80,18 +80,12 @@ function isGuided({ guidanceScale }: TextToImageSettings): boolean {
 /** Hidden states of the negative prompts, where guidance needs them, then of the prompts. As in diffusers, only prompts skip layers. */
 async function encodePrompts(model: DiffusionModel, tokenizer: ClipTokenizer, settings: TextToImageSettings): Promise<TensorF32> {
   const texts = [...(isGuided(settings) ? settings.negativePrompts : []), ...settings.prompts];
-  const encoding = await model.encodeText(texts.map(tokenizer.encodePadded));
-  const states = hiddenStates(encoding, settings.clipSkip);
+  const encoding = await model.encodeText({ encoder: 0, inputIds: texts.map(tokenizer.encodePadded) });
+  const states = encoding.normed(settings.clipSkip);
   const promptsStart = (states.data.length / texts.length) * (texts.length - settings.prompts.length);
-  const data = encoding.lastHiddenState.data.slice();
+  const data = encoding.normed(0).data.slice();
   data.set(states.data.subarray(promptsStart), promptsStart);
   return { data, shape: states.shape };
-}
-
-function hiddenStates(encoding: TextEncoding, clipSkip: number): TensorF32 {
-  const states = [encoding.lastHiddenState, encoding.penultimateNormed, encoding.skip2Normed][clipSkip];
-  if (states === undefined) throw new RangeError(`clip_skip: expected 0, 1 or 2, got ${clipSkip}`);
-  return states;
 }
 
 /** The UNet as a sampler sees it: with guidance, one batch holds the unconditional and the conditional half. */

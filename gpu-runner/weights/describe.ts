@@ -1,6 +1,7 @@
 /** What is known of a model folder before any session is made. */
 import { join } from "node:path";
 import { z } from "zod";
+import type { ModelFamily } from "../../shared/model.ts";
 import { ModelError } from "./model-error.ts";
 import { type ComponentName, hashModel, type ModelFolder, openModelFolder } from "./model-folder.ts";
 import { dtypeBytes, withSafetensors } from "./safetensors.ts";
@@ -9,7 +10,7 @@ import { dtypeBytes, withSafetensors } from "./safetensors.ts";
 export interface ModelDescription {
   /** "sha256:<hex>" over the files that determine the picture. */
   hash: string;
-  family: "sd1";
+  family: ModelFamily;
   predictionType: "epsilon" | "v_prediction" | "sample";
   latentChannels: number;
   /** Pixels per latent along one side: 8 for SD 1.x. */

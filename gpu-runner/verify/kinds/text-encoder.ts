@@ -12,13 +12,13 @@ export const textEncoderKind: VerifyKind = {
     const { data, shape } = context.input("input_ids");
     const [batch, length] = shape as [number, number];
     const ids = Array.from({ length: batch }, (_, item) => Array.from({ length }, (_, i) => data[item * length + i]!));
-    const encoding = await (await context.model()).encodeText(ids);
+    const encoding = await (await context.model()).encodeText({ encoder: 0, inputIds: ids });
     return {
-      last_hidden_state: encoding.lastHiddenState,
-      penultimate: encoding.penultimate,
-      penultimate_normed: encoding.penultimateNormed,
-      skip2_normed: encoding.skip2Normed,
-      pooler_output: encoding.poolerOutput,
+      last_hidden_state: encoding.normed(0),
+      penultimate: encoding.hidden(1),
+      penultimate_normed: encoding.normed(1),
+      skip2_normed: encoding.normed(2),
+      pooler_output: encoding.pooled,
     };
   },
 };
