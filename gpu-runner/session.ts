@@ -1,21 +1,24 @@
-/** Inference sessions over emitted graphs: made with the settings that were measured (docs/graph.md), fed by name, shared by key. */
-import { rmSync, writeFileSync } from "node:fs";
+/** Inference sessions over emitted graphs: opened progressively, fed by name, shared by key. */
+import { rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as ort from "onnxruntime-node";
 import type { TensorF32 } from "./components.ts";
 import { dimName, evaluate, type Sizes, shapeName } from "./graph/dims.ts";
-import { type ExecutionProviderName, emit, emitterFor } from "./graph/emitter.ts";
+import { emit, emitterFor } from "./graph/emitter.ts";
 import { type Graph, GraphError, type Value } from "./graph/ir.ts";
 import type { OnnxModel } from "./graph/onnx.ts";
+import { type OrtOptions, openOrt } from "./ort-session.ts";
+import { discardPrepared, findPrepared, type PreparedStore, prepare, preparedKey } from "./prepared-models.ts";
 import { CacheError } from "./weights/cache-error.ts";
 import { linkIntoFolder } from "./weights/placement.ts";
 
-export interface SessionOptions {
-  provider: ExecutionProviderName;
-  cacheDir: string;
-  /** Threads of one operator; absent: the physical cores that ONNX Runtime finds. */
-  threads?: number;
+export interface SessionOptions extends OrtOptions, PreparedStore {
+  /** Weights beyond which a graph is opened quickly and optimised in the background, in bytes. */
+  progressiveFrom?: number;
 }
+
+/** Up to here optimising takes less than a second, and the disk space is better spent otherwise. */
+const PROGRESSIVE_FROM = 256 * 2 ** 20;
 
 export type Feeds = Readonly<Record<string, TensorF32>>;
 
@@ -26,48 +29,105 @@ export interface GraphSession {
   release(): Promise<void>;
 }
 
-/** Emits a graph for a provider and makes its session. Throws GraphError, ProviderError, CacheError. */
+/**
+ * Emits a graph for a provider and makes its session. A large graph whose optimised form lies on disk maps that; else it serves at once from
+ * the graph as it is, and changes over when the optimised form is ready. Throws GraphError, ProviderError, CacheError.
+ */
 export async function createSession(graph: Graph, options: SessionOptions): Promise<GraphSession> {
   const model = emit(graph, emitterFor(options.provider));
-  const session = await loadModel(model, options);
+  const opened = await open(model, options);
   return {
     run: async feeds => {
+      const session = await opened.session();
       const results = await session.run(bindFeeds(model, feeds));
       return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, fromOrt(name, tensor)]));
     },
-    release: () => session.release(),
+    release: () => opened.release(),
   };
 }
 
-async function loadModel(model: OnnxModel, options: SessionOptions): Promise<ort.InferenceSession> {
-  const { folder, names } = linkIntoFolder(model.files, options.cacheDir);
+/** An open model, of which the best form that there is now is used. */
+interface Opened {
+  session(): Promise<ort.InferenceSession>;
+  release(): Promise<void>;
+}
+
+async function open(model: OnnxModel, options: SessionOptions): Promise<Opened> {
+  const bytes = model.files.reduce((sum, file) => sum + statSync(file).size, 0);
+  if (bytes < (options.progressiveFrom ?? PROGRESSIVE_FROM)) return settled(await openOptimised(model, options));
+  const key = preparedKey(model.bytes(model.files), model.files, options);
+  return (await openPrepared(options, key)) ?? openProgressively(model, options, key);
+}
+
+function settled(session: ort.InferenceSession): Opened {
+  return { session: async () => session, release: () => session.release() };
+}
+
+async function openPrepared(options: SessionOptions, key: string): Promise<Opened | undefined> {
+  const file = findPrepared(options, key);
+  if (!file) return undefined;
   try {
-    const file = join(folder, "model.onnx");
-    try {
-      writeFileSync(file, model.bytes(names));
-    } catch (error) {
-      throw new CacheError(options.cacheDir, error);
-    }
-    return await ort.InferenceSession.create(file, {
-      executionProviders: [options.provider],
-      graphOptimizationLevel: "all",
-      // Shapes vary from run to run, for which a plan of the last run's buffers only adds memory.
-      enableMemPattern: false,
-      logSeverityLevel: 3,
-      ...(options.threads ? { intraOpNumThreads: options.threads } : {}),
-      extra: {
-        session: {
-          // Denormals slow a decaying chain down twelvefold.
-          set_denormal_as_zero: "1",
-          // Waiting threads sleep: spinning took half of a small picture's CPU time, from the very cores that the rest of the machine needs.
-          intra_op: { allow_spinning: "0" },
-        },
-      },
-    });
+    return settled(await openOrt(file, options, "prepared"));
+  } catch {
+    discardPrepared(options, key);
+    return undefined;
+  }
+}
+
+/** Opens the graph as it is, has its optimised form prepared, and takes that from the first run on after it is ready. */
+async function openProgressively(model: OnnxModel, options: SessionOptions, key: string): Promise<Opened> {
+  const linked = linkModel(model, options.cacheDir);
+  const abort = new AbortController();
+  let current = await openOrt(linked.file, options, "quick").catch(error => {
+    linked.remove();
+    throw error;
+  });
+  let ready: string | undefined;
+  const preparation = prepare(options, key, linked.file, options, abort.signal)
+    .then(file => {
+      ready = file;
+    })
+    .finally(linked.remove);
+  return {
+    session: async () => {
+      if (ready === undefined) return current;
+      ready = undefined;
+      const prepared = await openPrepared(options, key);
+      if (!prepared) return current;
+      await current.release();
+      current = await prepared.session();
+      return current;
+    },
+    release: async () => {
+      abort.abort();
+      await preparation;
+      await current.release();
+    },
+  };
+}
+
+async function openOptimised(model: OnnxModel, options: SessionOptions): Promise<ort.InferenceSession> {
+  const linked = linkModel(model, options.cacheDir);
+  try {
+    return await openOrt(linked.file, options, "optimised");
   } finally {
     // Mapped weights outlive the links that they were mapped through.
-    rmSync(folder, { recursive: true, force: true });
+    linked.remove();
   }
+}
+
+/** The model's file in a folder of its own, beside links to its weights. */
+function linkModel(model: OnnxModel, cacheDir: string): { file: string; remove(): void } {
+  const { folder, names } = linkIntoFolder(model.files, cacheDir);
+  const remove = (): void => rmSync(folder, { recursive: true, force: true });
+  const file = join(folder, "model.onnx");
+  try {
+    writeFileSync(file, model.bytes(names));
+  } catch (error) {
+    remove();
+    throw new CacheError(cacheDir, error);
+  }
+  return { file, remove };
 }
 
 function bindFeeds(model: OnnxModel, feeds: Feeds): Record<string, ort.Tensor> {

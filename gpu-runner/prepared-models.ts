@@ -1,0 +1,134 @@
+/**
+ * Optimised models kept on disk, packed for this machine's kernels, so that the next session maps them instead of optimising anew.
+ * They are prepared by a process of its own at the lowest priority: optimising blocks the thread that does it for seconds to minutes.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { createHash, randomUUID } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
+import { cpus } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import * as ort from "onnxruntime-node";
+import type { OrtOptions } from "./ort-session.ts";
+
+/** What the prepared models of a machine may take on disk, where nobody says. */
+const DEFAULT_BUDGET = 64 * 2 ** 30;
+const script = fileURLToPath(new URL("./prepare-model.ts", import.meta.url));
+
+/** Where prepared models lie, and how much they may take. */
+export interface PreparedStore {
+  cacheDir: string;
+  /** Bytes; the least recently opened go first. */
+  preparedBudget?: number;
+}
+
+/** Names the prepared form of a model: by its graph, the state of its weight files, and all that packing depends on. */
+export function preparedKey(graph: Uint8Array, files: readonly string[], { provider, threads }: OrtOptions): string {
+  const hash = createHash("sha256").update(graph);
+  for (const file of files) {
+    const path = realpathSync(file);
+    const { size, mtimeMs, ino } = statSync(path);
+    hash.update(JSON.stringify([path, size, mtimeMs, ino]));
+  }
+  const machine = [ort.env.versions.node ?? "", process.arch, cpus()[0]?.model ?? "", provider, threads ?? "all"];
+  return hash.update(JSON.stringify(machine)).digest("hex");
+}
+
+/** The prepared model's file, where there is one; opening it counts as use. */
+export function findPrepared({ cacheDir }: PreparedStore, key: string): string | undefined {
+  const file = join(folderOf(cacheDir, key), "model.onnx");
+  if (!existsSync(file)) return undefined;
+  const now = new Date();
+  utimesSync(file, now, now);
+  return file;
+}
+
+/** Removes what turned out to be unreadable. */
+export function discardPrepared({ cacheDir }: PreparedStore, key: string): void {
+  rmSync(folderOf(cacheDir, key), { recursive: true, force: true });
+}
+
+/** Preparations wait for one another: each takes as much memory as the model itself. */
+let queue: Promise<unknown> = Promise.resolve();
+const running = new Set<ChildProcess>();
+process.once("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
+
+/**
+ * Prepares a model in the background; resolves to its file, or to undefined where that failed (no memory, no disk), which the warning tells.
+ * @param modelFile has to stay in place until then
+ */
+export function prepare(
+  store: PreparedStore,
+  key: string,
+  modelFile: string,
+  options: OrtOptions,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const prepared = queue.then(async () => {
+    if (signal.aborted) return undefined;
+    const found = findPrepared(store, key);
+    if (found) return found;
+    const temporary = join(store.cacheDir, "prepared", `${randomUUID()}.tmp`);
+    try {
+      mkdirSync(temporary, { recursive: true });
+      await runPreparation([modelFile, join(temporary, "model.onnx"), JSON.stringify(options)], signal);
+      if (existsSync(folderOf(store.cacheDir, key))) return findPrepared(store, key);
+      renameSync(temporary, folderOf(store.cacheDir, key));
+      evict(store, key);
+      return findPrepared(store, key);
+    } catch (error) {
+      if (!signal.aborted) process.emitWarning(`a model could not be prepared: ${error instanceof Error ? error.message : error}`);
+      return undefined;
+    } finally {
+      rmSync(temporary, { recursive: true, force: true });
+    }
+  });
+  queue = prepared;
+  return prepared;
+}
+
+function runPreparation(args: readonly string[], signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [script, ...args], { stdio: ["ignore", "ignore", "pipe"] });
+    running.add(child);
+    const stop = (): void => void child.kill("SIGKILL");
+    signal.addEventListener("abort", stop, { once: true });
+    let said = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      said = (said + text).slice(-2000);
+    });
+    child.once("error", reject);
+    child.once("close", (code, killedBy) => {
+      running.delete(child);
+      signal.removeEventListener("abort", stop);
+      if (code === 0) resolve();
+      else reject(new Error(said.trim().split("\n").at(-1) || `ended by ${killedBy ?? `exit code ${code}`}`));
+    });
+  });
+}
+
+/** Removes the least recently opened until the rest fits; the one just made stays. What is mapped stays readable. */
+function evict({ cacheDir, preparedBudget = DEFAULT_BUDGET }: PreparedStore, keep: string): void {
+  const parent = join(cacheDir, "prepared");
+  const entries = readdirSync(parent).flatMap(name => {
+    const opened = statSync(join(parent, name, "model.onnx"), { throwIfNoEntry: false })?.mtimeMs;
+    return opened === undefined || name.endsWith(".tmp") ? [] : [{ name, opened, bytes: sizeOf(join(parent, name)) }];
+  });
+  let total = entries.reduce((sum, { bytes }) => sum + bytes, 0);
+  for (const { name, bytes } of entries.sort((a, b) => a.opened - b.opened)) {
+    if (total <= preparedBudget) return;
+    if (name === keep) continue;
+    rmSync(join(parent, name), { recursive: true, force: true });
+    total -= bytes;
+  }
+}
+
+function sizeOf(folder: string): number {
+  return readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0);
+}
+
+function folderOf(cacheDir: string, key: string): string {
+  return join(cacheDir, "prepared", key);
+}
