@@ -2,7 +2,7 @@
  * What a pipeline sees of a diffusion model: a handful of functions over fp32 tensors. It knows neither ONNX nor execution
  * providers; `loadDiffusionModel` in `load.ts` makes one from published weights.
  */
-import type { HyperNetwork, IpAdapterLayers, LoraAdapter } from "./adapters/adapter.ts";
+import type { HyperNetwork, IpAdapterLayers, LoraAdapter, WeightShapes } from "./adapters/adapter.ts";
 import type { ExecutionProviderName } from "./graph/emitter.ts";
 import type { ModelDescription } from "./weights/describe.ts";
 
@@ -61,6 +61,8 @@ export interface PredictArgs {
   encoderHiddenStates: TensorF32;
   /** SDXL: pooled text [B, P] and micro-conditioning [B, 6], or [B, 5] for a refiner. */
   added?: { textEmbeds: TensorF32; timeIds: TensorF32 };
+  /** One per batch item: the guidance scale, where `description.readsGuidance` (latent consistency models). */
+  guidance?: readonly number[];
   /** One list per batch item; items with unequal sets are computed together where the kinds allow it, else apart. */
   loras?: readonly (readonly LoraUse[])[];
   /** One list per batch item; items with unequal lists are computed apart. */
@@ -75,6 +77,8 @@ export interface PredictArgs {
 /** A model held by inference sessions. Calls on one model are serialised by the runtime; none may follow `release`. */
 export interface DiffusionModel {
   readonly description: ModelDescription;
+  /** Every tensor of the UNet and the text encoders: where adapters can take hold. */
+  readonly weightShapes: WeightShapes;
   encodeText(args: EncodeTextArgs): Promise<TextEncoding>;
   /** The UNet's raw output, [B, Cout, H, W]: epsilon or v, as `description.predictionType` says. */
   predict(args: PredictArgs): Promise<TensorF32>;

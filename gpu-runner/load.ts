@@ -1,11 +1,12 @@
 /** Makes a `DiffusionModel` from a diffusers folder. */
+import type { WeightShapes } from "./adapters/adapter.ts";
 import type { DiffusionModel, EncodeTextArgs, LoadOptions, PredictArgs, TensorF32, TextEncoding } from "./components.ts";
 import { emitterFor } from "./graph/emitter.ts";
 import { type Graph, GraphError } from "./graph/ir.ts";
 import { buildVaeDecoder, buildVaeEncoder } from "./models/autoencoder-kl.ts";
 import { buildTextEncoder, poolingPosition } from "./models/clip-text.ts";
 import { TextEmbeddings } from "./models/text-embeddings.ts";
-import { buildUnet, timestepFeatures } from "./models/unet.ts";
+import { addedConditions, buildUnet, guidanceFeatures, timestepFeatures } from "./models/unet.ts";
 import { createSession, type Feeds, SessionCache, type SessionLease } from "./session.ts";
 import { describeFolder, type ModelDescription } from "./weights/describe.ts";
 import { keyLayouts } from "./weights/key-layouts.ts";
@@ -27,17 +28,20 @@ export async function loadDiffusionModel(path: string, options: LoadOptions): Pr
   const { hash, weights: hashes } = await hashModel(folder);
   const place = (name: ComponentName): string => placeFloat32(folder.weightFiles[name], hashes[name], options.cacheDir);
   const files = { unet: place("unet"), vae: place("vae"), textEncoder: place("textEncoder") };
-  const { value: embeddings, graph: textEncoder } = fromWeights(files.textEncoder, keyLayouts.textEncoder, weights => ({
-    value: new TextEmbeddings(folder.textEncoder, weights),
+  const text = fromWeights(files.textEncoder, keyLayouts.textEncoder, weights => ({
+    embeddings: new TextEmbeddings(folder.textEncoder, weights),
     graph: buildTextEncoder(folder.textEncoder, weights),
+    shapes: weights.shapes,
   }));
+  const unet = fromWeights(files.unet, keyLayouts.unet, weights => ({ graph: buildUnet(folder.unet, weights), shapes: weights.shapes }));
   const graphs = {
-    textEncoder,
-    unet: fromWeights(files.unet, keyLayouts.unet, weights => buildUnet(folder.unet, weights)),
+    textEncoder: text.graph,
+    unet: unet.graph,
     vaeEncoder: fromWeights(files.vae, keyLayouts.vaeEncoder, weights => buildVaeEncoder(folder.vae, weights)),
     vaeDecoder: fromWeights(files.vae, keyLayouts.vaeDecoder, weights => buildVaeDecoder(folder.vae, weights)),
   };
-  return new LoadedModel(folder, describeFolder(folder, hash), graphs, embeddings, options);
+  const weightShapes = { unet: unet.shapes, textEncoder: text.shapes };
+  return new LoadedModel(folder, describeFolder(folder, hash), weightShapes, graphs, text.embeddings, options);
 }
 
 /** Lets a graph take its weights from a file and requires that it leaves none. */
@@ -54,6 +58,7 @@ type Part = "textEncoder" | "unet" | "vaeEncoder" | "vaeDecoder";
 
 class LoadedModel implements DiffusionModel {
   readonly description: ModelDescription;
+  readonly weightShapes: WeightShapes;
   readonly #folder: ModelFolder;
   readonly #graphs: Readonly<Record<Part, Graph>>;
   readonly #embeddings: TextEmbeddings;
@@ -64,12 +69,14 @@ class LoadedModel implements DiffusionModel {
   constructor(
     folder: ModelFolder,
     description: ModelDescription,
+    weightShapes: WeightShapes,
     graphs: Readonly<Record<Part, Graph>>,
     embeddings: TextEmbeddings,
     options: LoadOptions,
   ) {
     this.#folder = folder;
     this.description = description;
+    this.weightShapes = weightShapes;
     this.#graphs = graphs;
     this.#embeddings = embeddings;
     this.#options = options;
@@ -90,16 +97,19 @@ class LoadedModel implements DiffusionModel {
     };
   }
 
-  async predict({ sample, timesteps, encoderHiddenStates }: PredictArgs): Promise<TensorF32> {
+  async predict({ sample, timesteps, encoderHiddenStates, added, guidance }: PredictArgs): Promise<TensorF32> {
     if (timesteps.length !== sample.shape[0])
       throw new GraphError("timesteps", "feed", `${sample.shape[0]}, one per item`, String(timesteps.length));
-    const { levels, flipSinToCos, frequencyShift } = this.#folder.unet;
+    const { unet } = this.#folder;
+    const { levels, flipSinToCos, frequencyShift } = unet;
     const channels = levels[0]!.channels;
     const features = timestepFeatures(timesteps, channels, { flipSinToCos, shift: frequencyShift });
     const out = await this.#run("unet", {
       sample,
       time_features: { data: features, shape: [timesteps.length, channels] },
       encoder_hidden_states: encoderHiddenStates,
+      ...(unet.added && added && { added_conditions: addedConditions(added, { ...unet, added: unet.added }) }),
+      ...(unet.guidanceWidth && guidance && { guidance_features: guidanceFeatures(guidance, unet.guidanceWidth) }),
     });
     return out.prediction!;
   }

@@ -29,6 +29,7 @@ function observed(model: DiffusionModel): DiffusionModel {
   };
   return {
     description: model.description,
+    weightShapes: model.weightShapes,
     encodeText: args => after(model.encodeText(args)),
     predict: args => after(model.predict(args)),
     encodeImage: image => after(model.encodeImage(image)),

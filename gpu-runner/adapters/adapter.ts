@@ -5,6 +5,12 @@ import type { StoredTensor } from "../graph/ir.ts";
 
 export type AdapterComponent = "unet" | "textEncoder" | "textEncoder2";
 
+/**
+ * Shapes of a base's tensors by component and name, as the graphs take them: what an adapter's keys are resolved against.
+ * An SDXL refiner's one encoder is `textEncoder2`, as in the files of its adapters.
+ */
+export type WeightShapes = Readonly<Partial<Record<AdapterComponent, ReadonlyMap<string, readonly number[]>>>>;
+
 /** What was done with every key of a file. */
 export interface AdapterReport {
   /** A row of docs/support.md. */

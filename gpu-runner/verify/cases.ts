@@ -8,12 +8,20 @@ import type { GoldenCase, GoldenTensor } from "./kind.ts";
 const toleranceSchema = z.object({ atol: z.number().min(0), rtol: z.number().min(0) });
 const tensorNames = z.record(z.string(), z.string());
 
+const adapterSchema = z.object({
+  file: z.string(),
+  kind: z.string(),
+  weight: z.number(),
+  token: z.string().optional(),
+  textEncoder: z.int().positive().optional(),
+});
+
 const caseSchema = z
   .object({
     name: z.string(),
     kind: z.string(),
     model: z.string().optional(),
-    adapters: z.array(z.unknown()).optional(),
+    adapters: z.array(adapterSchema).optional(),
     params: z.record(z.string(), z.unknown()).default({}),
     tensors: z.string().optional(),
     inputs: tensorNames.default({}),

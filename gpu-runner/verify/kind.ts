@@ -12,12 +12,24 @@ export interface GoldenJson {
   json: unknown;
 }
 
+/** An adapter of a case. */
+export interface GoldenAdapter {
+  /** A file or a folder, relative to the folder of the cases. */
+  file: string;
+  kind: string;
+  weight: number;
+  /** Of a textual inversion: the word that stands for it in the prompt. */
+  token?: string;
+  /** Of an inversion in one file per text encoder: 1 or 2. */
+  textEncoder?: number;
+}
+
 /** A row of `cases.json`. `inputs` and `expected` map a name to the name of a tensor in the file `tensors`. */
 export interface GoldenCase {
   name: string;
   kind: string;
   model?: string;
-  adapters?: readonly unknown[];
+  adapters?: readonly GoldenAdapter[];
   params: Readonly<Record<string, unknown>>;
   tensors?: string;
   inputs: Readonly<Record<string, string>>;
@@ -39,6 +51,8 @@ export interface VerifyContext {
   /** Absolute path of the case's model folder or file; throws where the case names none. */
   modelPath: string;
   cacheDir: string;
+  /** Absolute path of a file or folder that the case names, such as an adapter's; throws where it leads out of the cases' folder. */
+  path(relative: string): string;
   /** The case's input by its name; throws where there is none. */
   input(name: string): GoldenTensor;
   /** The case's model, loaded once per run however many cases use it. */

@@ -1,5 +1,5 @@
 /** Runs the reference cases of a folder through the product's own code. */
-import { resolve } from "node:path";
+import { resolve, sep } from "node:path";
 import type { DiffusionModel } from "../components.ts";
 import { readCases, readTensor } from "./cases.ts";
 import { type Comparison, compareJson, compareTensors } from "./compare.ts";
@@ -81,6 +81,11 @@ function contextOf(
       return requirePath();
     },
     cacheDir,
+    path(name) {
+      const path = resolve(folder, name);
+      if (!path.startsWith(`${resolve(folder)}${sep}`)) throw new Error(`${name}: expected a path within ${folder}`);
+      return path;
+    },
     input(name) {
       const tensor = goldenCase.inputs[name];
       if (tensor === undefined) throw new Error(`inputs.${name}: expected a tensor's name, got none`);

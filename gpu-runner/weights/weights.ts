@@ -21,6 +21,8 @@ export class Weights implements WeightSource {
   readonly #tensors: ReadonlyMap<string, StoredTensor>;
   readonly #layout: KeyLayout;
   readonly #taken = new Set<string>();
+  /** Shapes of what was taken, by the graphs' names. */
+  readonly shapes = new Map<string, readonly number[]>();
 
   /** `source` must hold fp32 at offsets that are multiples of 4 (see `placement.ts`). */
   constructor(source: SafetensorsFile, layout: KeyLayout) {
@@ -40,6 +42,7 @@ export class Weights implements WeightSource {
     const tensor = this.#tensors.get(key)!;
     if (String(tensor.shape) !== String(shape)) throw new ModelError(this.file, key, `shape [${shape}]`, `[${tensor.shape}]`);
     this.#taken.add(key);
+    this.shapes.set(name, shape);
     return tensor;
   }
 
