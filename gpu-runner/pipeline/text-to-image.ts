@@ -2,7 +2,7 @@
 import type { DiffusionModel, TensorF32 } from "../components.ts";
 import type { SchedulerClass, SchedulerConfig } from "../schedulers/config.ts";
 import { samplers } from "../schedulers/index.ts";
-import type { Model, SamplerRun } from "../schedulers/sampler.ts";
+import { initialLatents, type Model, type SamplerRun } from "../schedulers/sampler.ts";
 import type { ClipTokenizer } from "../tokenizer/clip.ts";
 import { guide } from "./guidance.ts";
 
@@ -66,7 +66,12 @@ export async function textToImage(
   const sampler = samplers[settings.scheduler];
   const schedule = sampler.schedule(settings.schedulerConfig, settings.steps);
   const denoiser = guidedModel(model, context, shape, settings);
-  const latents = await sampler.sample(settings.schedulerConfig, schedule, { ...run, model: denoiser, batch: shape[0] });
+  const latents = await sampler.sample(settings.schedulerConfig, schedule, {
+    ...run,
+    latents: initialLatents(schedule, run.latents),
+    model: denoiser,
+    batch: shape[0],
+  });
   run.signal?.throwIfAborted();
   const { scalingFactor } = description.vae;
   const image = await model.decodeLatents({ data: latents.map(value => value / scalingFactor), shape });

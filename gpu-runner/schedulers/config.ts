@@ -49,6 +49,7 @@ const settingsSchema = z.object({
   lambda_min_clipped: z.number().nullable(),
   // Arguments of diffusers' `step`, which are settings of a whole run here.
   eta: z.number().min(0),
+  use_clipped_model_output: z.boolean(),
   s_churn: z.number().min(0),
   s_tmin: z.number().min(0),
   s_tmax: z.number().min(0).nullable(),
@@ -89,6 +90,7 @@ const commonDefaults: SchedulerConfig = {
   euler_at_final: false,
   lambda_min_clipped: null,
   eta: 0,
+  use_clipped_model_output: false,
   s_churn: 0,
   s_tmin: 0,
   s_tmax: null,

@@ -6,44 +6,36 @@ import type { DpmAlgorithm } from "../../shared/samplers.ts";
 import { combine } from "./combine.ts";
 import type { SchedulerConfig } from "./config.ts";
 import { predictedNoise, predictedOriginal, type Signal, signalAt } from "./parameterization.ts";
-import { type Sampler, stepIndex } from "./sampler.ts";
-import { dpmSchedule } from "./schedule.ts";
+import { dpmSchedule, noiseBySignal } from "./schedule.ts";
+import { stepSampler } from "./step-sampler.ts";
 import { thresholdSample } from "./threshold.ts";
 
 type Term = readonly [coefficient: number, values: Float32Array];
 
-export const dpmSolverMultistep: Sampler = {
+export const dpmSolverMultistep = stepSampler({
   schedule: dpmSchedule,
+  addNoise: noiseBySignal,
 
-  async sample(config, { timesteps, sigmas }, { model, latents, batch, noise, onStep, signal }) {
+  start(config, { timesteps, sigmas }, { batch, noise, begin }) {
     const stochastic = config.algorithm_type.startsWith("sde");
     const predictions: Float32Array[] = [];
-    let x = latents;
-    for (const [i, t] of timesteps.entries()) {
-      signal?.throwIfAborted();
-      const now = signalAt(sigmas[i]!);
-      const output = await model(x, t);
+    return ({ index, x, output }) => {
+      const now = signalAt(sigmas[index]!);
       const original = originalOf(config, output, x, now, batch);
       predictions.unshift(config.algorithm_type.endsWith("++") ? original : noiseOf(config, output, x, now, original));
-      const [h, ...earlier] = [i, i - 1, i - 2].filter(k => k >= 0).map(k => Math.log(sigmas[k]!) - Math.log(sigmas[k + 1]!));
-      const weights = solverWeights[config.algorithm_type](now, signalAt(sigmas[i + 1]!), h!);
-      const order = orderAt(i, timesteps.length, h!, config);
-      x = combine(
+      const [h, ...earlier] = [index, index - 1, index - 2].filter(k => k >= 0).map(k => Math.log(sigmas[k]!) - Math.log(sigmas[k + 1]!));
+      const weights = solverWeights[config.algorithm_type](now, signalAt(sigmas[index + 1]!), h!);
+      const order = Math.min(orderAt(index, timesteps.length, h!, config), index - begin + 1);
+      const sample = combine(
         [weights.x, x],
         ...predictionTerms(order, weights, config, h!, earlier, predictions),
         ...(stochastic ? [[weights.noise, noise()] as const] : []),
       );
       predictions.length = Math.min(predictions.length, config.solver_order);
-      await onStep?.({ step: i + 1, steps: timesteps.length, sample: x, original });
-    }
-    return x;
+      return { sample, original };
+    };
   },
-
-  addNoise(schedule, original, noise, timestep) {
-    const { alpha, sigma } = signalAt(schedule.sigmas[stepIndex(schedule, timestep)]!);
-    return combine([alpha, original], [sigma, noise]);
-  },
-};
+});
 
 function originalOf(config: SchedulerConfig, output: Float32Array, x: Float32Array, now: Signal, batch: number): Float32Array {
   const original = predictedOriginal(config.prediction_type, output, x, now);

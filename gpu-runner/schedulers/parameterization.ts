@@ -17,6 +17,11 @@ export function signalAt(level: number): Signal {
   return { alpha, sigma: level * alpha };
 }
 
+/** alpha and sigma where alpha^2 is alpha-bar. */
+export function signalOf(alphaBar: number): Signal {
+  return { alpha: Math.sqrt(alphaBar), sigma: Math.sqrt(1 - alphaBar) };
+}
+
 /**
  * Predicted x0.
  * @throws RangeError for epsilon at pure noise, where x0 cannot be told from it

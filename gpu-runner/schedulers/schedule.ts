@@ -1,8 +1,10 @@
 /** Which timesteps a run visits, and at which noise levels: spacings and sigma schedules after diffusers' `set_timesteps`. */
 import { betaQuantile } from "./beta-distribution.ts";
 import { cumulativeAlphas } from "./betas.ts";
+import { combine } from "./combine.ts";
 import type { SchedulerConfig } from "./config.ts";
 import { countDown, interpolate, linspace, roundHalfEven } from "./numeric.ts";
+import { signalAt, signalOf } from "./parameterization.ts";
 
 export interface Schedule {
   /** What the model is told at each step, falling; fractional for some schedules. */
@@ -25,6 +27,46 @@ function checkSteps(config: SchedulerConfig, steps: number): void {
 export function ddimTimesteps(config: SchedulerConfig, steps: number): number[] {
   checkSteps(config, steps);
   return spacedTimesteps(config, steps).map(roundHalfEven);
+}
+
+/** A schedule of whole timesteps whose noise levels are alpha-bar's. @throws RangeError for a timestep that the model does not know */
+export function alphaBarSchedule(config: SchedulerConfig, timesteps: readonly number[]): Schedule {
+  const alphasCumprod = cumulativeAlphas(config);
+  if (timesteps[0]! >= alphasCumprod.length) {
+    throw new RangeError(
+      `steps_offset ${config.steps_offset}: the first of ${timesteps.length} timesteps is ${timesteps[0]}, past the model's last, ${alphasCumprod.length - 1}`,
+    );
+  }
+  const sigmas = Float32Array.from([...timesteps.map(t => Math.sqrt(1 / alphasCumprod[t]! - 1)), 0]);
+  return { timesteps, sigmas, alphasCumprod, initNoiseSigma: 1 };
+}
+
+/** x = alpha x0 + sigma epsilon at a whole timestep. */
+export function noiseByAlphaBar({ timesteps, alphasCumprod }: Schedule, original: Float32Array, noise: Float32Array, position: number) {
+  const { alpha, sigma } = signalOf(alphasCumprod[timesteps[position]!]!);
+  return combine([alpha, original], [sigma, noise]);
+}
+
+/** x = alpha x0 + sigma epsilon, where sigma / alpha is the schedule's noise level. */
+export function noiseBySignal({ sigmas }: Schedule, original: Float32Array, noise: Float32Array, position: number): Float32Array {
+  const { alpha, sigma } = signalAt(sigmas[position]!);
+  return combine([alpha, original], [sigma, noise]);
+}
+
+/** x = x0 + level * epsilon. */
+export function noiseByLevel({ sigmas }: Schedule, original: Float32Array, noise: Float32Array, position: number): Float32Array {
+  return combine([1, original], [sigmas[position]!, noise]);
+}
+
+/** Latents x0 + level * epsilon as the model wants them: with unit variance. */
+export function scaleByLevel({ sigmas }: Schedule, x: Float32Array, position: number): Float32Array {
+  return combine([signalAt(sigmas[position]!).alpha, x]);
+}
+
+/** Step down past the next level, then add the noise that lifts the latents to it (k-diffusion's get_ancestral_step). */
+export function ancestralLevels(sigma: number, next: number, eta = 1): { down: number; up: number } {
+  const up = Math.min(next, eta * Math.sqrt((next ** 2 * (sigma ** 2 - next ** 2)) / sigma ** 2));
+  return { down: Math.sqrt(next ** 2 - up ** 2), up };
 }
 
 /** Schedule for Euler samplers: noise levels are interpolated at (possibly fractional) timesteps, then replaced by a named schedule. */

@@ -25,3 +25,9 @@ export function thresholdSample(sample: Float32Array, batch: number, config: Sch
 export function clampTo(sample: Float32Array, limit: number): Float32Array {
   return sample.map(value => Math.min(Math.max(value, -limit), limit));
 }
+
+/** A predicted x0 brought into the range that the settings ask for. */
+export function limitOriginal(original: Float32Array, batch: number, config: SchedulerConfig): Float32Array {
+  if (config.thresholding) return thresholdSample(original, batch, config);
+  return config.clip_sample ? clampTo(original, config.clip_sample_range) : original;
+}

@@ -4,7 +4,7 @@ import type { TensorF32 } from "../../components.ts";
 import { type SchedulerClass, schedulerClasses, schedulerConfig } from "../../schedulers/config.ts";
 import { samplers } from "../../schedulers/index.ts";
 import { velocity } from "../../schedulers/parameterization.ts";
-import type { SamplerRun } from "../../schedulers/sampler.ts";
+import { initialLatents, type SamplerRun, stepIndex } from "../../schedulers/sampler.ts";
 import type { Schedule } from "../../schedulers/schedule.ts";
 import { float32Input, type GoldenTensor, type VerifyContext, type VerifyKind } from "../kind.ts";
 
@@ -35,7 +35,7 @@ export const schedulerKind: VerifyKind = {
     const steps: Float32Array[] = [];
     await samplers[scheduler].sample(settings, schedule, {
       model: async (sample, timestep) => sample.map(x => 0.9 * Math.tanh(0.8 * x + 0.3 * Math.sin(timestep / 150))),
-      latents: latents.data,
+      latents: initialLatents(schedule, latents.data),
       batch: latents.shape[0]!,
       noise: "noises" in inputs ? queuedNoise(float32Input(context, "noises")) : noNoise,
       onStep: ({ sample }) => void steps.push(sample),
@@ -75,7 +75,7 @@ export function noNoise(): never {
 function forwardDiffusion(scheduler: SchedulerClass, schedule: Schedule, timesteps: readonly number[], context: VerifyContext) {
   const original = float32Input(context, "addNoiseOriginal");
   const noise = float32Input(context, "addNoiseNoise");
-  const noisy = timesteps.map(timestep => samplers[scheduler].addNoise(schedule, original.data, noise.data, timestep));
+  const noisy = timesteps.map(timestep => samplers[scheduler].addNoise(schedule, original.data, noise.data, stepIndex(schedule, timestep)));
   const velocities = timesteps.map(timestep => {
     const alphaBar = schedule.alphasCumprod[Math.round(timestep)]!;
     return velocity(original.data, noise.data, { alpha: Math.sqrt(alphaBar), sigma: Math.sqrt(1 - alphaBar) });

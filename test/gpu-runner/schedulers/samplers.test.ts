@@ -7,7 +7,7 @@ import { samplerClasses, samplerConfig, schedulerClasses, schedulerConfig } from
 import { samplers } from "../../../gpu-runner/schedulers/index.ts";
 import { roundHalfEven } from "../../../gpu-runner/schedulers/numeric.ts";
 import { predictedNoise, predictedOriginal, velocity } from "../../../gpu-runner/schedulers/parameterization.ts";
-import { type StepReport, stepIndex } from "../../../gpu-runner/schedulers/sampler.ts";
+import { initialLatents, type StepReport, stepIndex } from "../../../gpu-runner/schedulers/sampler.ts";
 import { type SamplerName, type SamplerOptions, samplerNames, samplerTraits } from "../../../shared/samplers.ts";
 
 const stableDiffusion = {
@@ -49,7 +49,7 @@ async function run(setup: Setup, more: { onStep?: (report: StepReport) => void; 
   const noise = () => Float32Array.from(generators.flatMap(generator => Array.from(generator(size))));
   return samplers[samplerClasses[setup.sampler]].sample(configOf(setup), scheduleOf(setup), {
     model: async (sample, timestep) => sample.map(x => 0.9 * Math.tanh(0.8 * x + 0.3 * Math.sin(timestep / 150))),
-    latents: noise(),
+    latents: initialLatents(scheduleOf(setup), noise()),
     batch: setup.seeds.length,
     noise,
     ...more,
@@ -129,8 +129,9 @@ describe("samplers", () => {
     const config = samplerConfig(sampler, options, { ...stableDiffusion, prediction_type: "sample" });
     const { schedule, sample } = samplers[samplerClasses[sampler]];
     const generator = philoxNoise(6);
-    const run = { model: async () => original, latents: generator(size), batch: 1, noise: () => generator(size) };
-    const found = await sample(config, schedule(config, 30), run);
+    const plan = schedule(config, 30);
+    const run = { model: async () => original, latents: initialLatents(plan, generator(size)), batch: 1, noise: () => generator(size) };
+    const found = await sample(config, plan, run);
     // Samplers that end at the least noise level of training (0.03) instead of zero keep that much noise.
     const tolerance = sampler === "ddim" || config.final_sigmas_type === "sigma_min" ? 0.15 : 1e-5;
     expect(Math.max(...found.map((value, i) => Math.abs(value - original[i]!)))).toBeLessThan(tolerance);
