@@ -1,13 +1,14 @@
-/** UNet2DConditionModel of diffusers (Rombach et al. 2022), for the Stable Diffusion 1 and 2 families. */
+/** UNet2DConditionModel of diffusers (Rombach et al. 2022), for the Stable Diffusion 1, 2 and XL families. */
+import type { PredictArgs, TensorF32 } from "../components.ts";
 import { symbol } from "../graph/dims.ts";
-import { Graph, type Value } from "../graph/ir.ts";
+import { Graph, GraphError, type Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { UnetConfig } from "../weights/configs.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
+import { IpAttentionInputs } from "./ip-attention.ts";
 import {
   type Activation,
-  channelsOf,
   conv,
   conv3x3,
   fromTokens,
@@ -21,44 +22,94 @@ import {
   widthOf,
 } from "./layers.ts";
 
+/** What a UNet has beside the plain one; each combination is a graph of its own. */
+export interface UnetFeatures {
+  /** ControlNet: `control_down.<i>` is added to skip i, `control_mid` to the middle block's result. */
+  control: boolean;
+  /** T2I-Adapter: `t2i.<i>` is added at the end of level i, and one beyond the levels to the middle block's result. */
+  t2i: number;
+  /** One per IP-Adapter, whose inputs are those of `IpAttentionInputs` by the name `ip_adapter.<i>`. */
+  ipAdapters: readonly { masked: boolean }[];
+}
+
+export const plainUnet: UnetFeatures = { control: false, t2i: 0, ipAdapters: [] };
+
 /** What every block is built with. */
-interface Context {
+export interface UnetContext {
   config: UnetConfig;
   activation: Activation;
-  /** Activated time embedding, [B, 4 * first width]. */
+  /** Activated embedding of the time and of what is added to it, [B, 4 * first width]. */
   time: Value;
   /** Encoder hidden states, [B, L, cross-attention width]. */
   text: Value;
+  t2i: number;
+  ipAdapters: readonly IpAttentionInputs[];
 }
 
 /**
  * Inputs: `sample` [B, Cin, H, W], `time_features` [B, first width] (see `timestepFeatures`), `encoder_hidden_states`
- * [B, L, C]; output: `prediction` [B, Cout, H, W]. Any H and W: a level below has ceil(size / 2), and an upsampler takes the
+ * [B, L, C], `added_conditions` [B, P] where the config has them (see `addedConditions`), `guidance_features` [B, G] where it
+ * reads the guidance scale (see `guidanceFeatures`), and those of its features; output: `prediction` [B, Cout, H, W]. Any H and W: a level below has ceil(size / 2), and an upsampler takes the
  * size of the skip that it meets.
  */
-export function buildUnet(config: UnetConfig, weights: WeightSource): Graph {
+export function buildUnet(config: UnetConfig, weights: WeightSource, features: UnetFeatures = plainUnet): Graph {
   const graph = new Graph("unet");
   const place = new Place(graph, weights);
-  const [batch, height, width] = [symbol("B"), symbol("H"), symbol("W")];
-  const sample = graph.input("sample", [batch, config.inChannels, height, width]);
-  const features = graph.input("time_features", [batch, config.levels[0]!.channels]);
-  const text = graph.input("encoder_hidden_states", [batch, symbol("L"), config.crossAttentionDim]);
-  const activation = activations[config.activation];
-  const context: Context = { config, activation, time: timeEmbedding(place.at("time_embedding"), features, activation), text };
-
-  const skips = [conv3x3(place.at("conv_in"), sample, config.levels[0]!.channels)];
-  let h = skips[0]!;
-  config.levels.forEach((_, i) => {
-    h = downBlock(place.at(`down_blocks.${i}`), h, i, skips, context);
-  });
-  h = midBlock(place.at("mid_block"), h, context);
+  const context = unetContext(place, config, features);
+  const sample = unetSample(graph, config);
+  const { skips, middle } = unetEncoder(place, conv3x3(place.at("conv_in"), sample, config.levels[0]!.channels), context);
+  let h = middle;
+  if (features.control) {
+    skips.forEach((skip, i) => {
+      skips[i] = addInput(skip, `control_down.${i}`);
+    });
+    h = addInput(h, "control_mid");
+  }
   config.levels.forEach((_, i) => {
     h = upBlock(place.at(`up_blocks.${i}`), h, i, skips, context);
   });
-  h = activation(groupNorm(place.at("conv_norm_out"), h, config.groups, config.epsilon));
+  h = context.activation(groupNorm(place.at("conv_norm_out"), h, config.groups, config.epsilon));
   graph.output("prediction", conv3x3(place.at("conv_out"), h, config.outChannels));
   return graph;
 }
+
+/** Input `sample`, [B, Cin, H, W]. */
+export function unetSample(graph: Graph, config: UnetConfig): Value {
+  return graph.input("sample", [symbol("B"), config.inChannels, symbol("H"), symbol("W")]);
+}
+
+/** The inputs that every block reads, and the embedding of the time. */
+export function unetContext(place: Place, config: UnetConfig, { t2i, ipAdapters }: UnetFeatures): UnetContext {
+  const text = place.graph.input("encoder_hidden_states", [symbol("B"), symbol("L"), config.crossAttentionDim]);
+  const activation = activations[config.activation];
+  return {
+    config,
+    activation,
+    time: timeEmbedding(place, config, activation),
+    text,
+    t2i,
+    ipAdapters: ipAdapters.map(({ masked }, i) => new IpAttentionInputs(place.graph, config, `ip_adapter.${i}`, masked)),
+  };
+}
+
+/** The down blocks and the middle, of which a ControlNet has a copy; `x` is the first convolution's result and the first skip. */
+export function unetEncoder(place: Place, x: Value, context: UnetContext): { skips: Value[]; middle: Value } {
+  const skips = [x];
+  let h = x;
+  context.config.levels.forEach((_, i) => {
+    h = downBlock(place.at(`down_blocks.${i}`), h, i, skips, context);
+  });
+  h = midBlock(place.at("mid_block"), h, context);
+  const levels = context.config.levels.length;
+  return { skips, middle: context.t2i > levels ? addInput(h, t2iName(levels)) : h };
+}
+
+/** x plus an input of its shape. */
+function addInput(x: Value, name: string): Value {
+  return ops.add(x, x.graph.input(name, x.shape));
+}
+
+const t2iName = (level: number): string => `t2i.${level}`;
 
 /** Sines and cosines of each timestep, [B, channels] row by row (Vaswani et al. 2017), in fp32 as the reference computes them. */
 export function timestepFeatures(
@@ -80,56 +131,114 @@ export function timestepFeatures(
   return features;
 }
 
-function timeEmbedding(place: Place, features: Value, activation: Activation): Value {
-  const width = widthOf(features) * 4;
-  const embedding = linear(place.at("linear_2"), activation(linear(place.at("linear_1"), features, width)), width);
+/**
+ * SDXL's conditions beside the text (Podell et al. 2023): pooled text [B, T], then the sines and cosines of each time id
+ * [B, n], joined to [B, T + n * timeWidth]. Throws GraphError where they do not have the width that the UNet reads.
+ */
+export function addedConditions(
+  { textEmbeds, timeIds }: NonNullable<PredictArgs["added"]>,
+  config: Pick<UnetConfig, "flipSinToCos" | "frequencyShift"> & { added: NonNullable<UnetConfig["added"]> },
+): TensorF32 {
+  const { width, timeWidth } = config.added;
+  const [batch, textWidth] = textEmbeds.shape as [number, number];
+  const [rows, count] = timeIds.shape as [number, number];
+  if (rows !== batch || textWidth + count * timeWidth !== width)
+    throw new GraphError(
+      "added",
+      "feed",
+      `pooled text [B, T] and time ids [B, n] with T + n * ${timeWidth} = ${width}`,
+      `[${textEmbeds.shape}] and [${timeIds.shape}]`,
+    );
+  const times = timestepFeatures([...timeIds.data], timeWidth, { flipSinToCos: config.flipSinToCos, shift: config.frequencyShift });
+  const data = new Float32Array(batch * width);
+  for (let b = 0; b < batch; b++) {
+    data.set(textEmbeds.data.subarray(b * textWidth, (b + 1) * textWidth), b * width);
+    data.set(times.subarray(b * count * timeWidth, (b + 1) * count * timeWidth), b * width + textWidth);
+  }
+  return { data, shape: [batch, width] };
+}
+
+/** The guidance scale as a latent consistency model reads it, [B, width]: 1000 (w - 1), embedded as timesteps are. */
+export function guidanceFeatures(scales: readonly number[], width: number): TensorF32 {
+  const data = timestepFeatures(
+    scales.map(scale => (scale - 1) * 1000),
+    width,
+    { flipSinToCos: false, shift: 1 },
+  );
+  return { data, shape: [scales.length, width] };
+}
+
+function timeEmbedding(place: Place, config: UnetConfig, activation: Activation): Value {
+  const first = config.levels[0]!.channels;
+  const time = place.at("time_embedding");
+  const given = (name: string, width: number): Value => place.graph.input(name, [symbol("B"), width]);
+  let features = given("time_features", first);
+  if (config.guidanceWidth)
+    features = ops.add(features, linearWithoutBias(time.at("cond_proj"), given("guidance_features", config.guidanceWidth), first));
+  let embedding = twoLayers(time, features, first * 4, activation);
+  if (config.added)
+    embedding = ops.add(
+      embedding,
+      twoLayers(place.at("add_embedding"), given("added_conditions", config.added.width), first * 4, ops.silu),
+    );
   // Every residual block activates it again before its own projection: once here is the same.
   return activation(embedding);
 }
 
-function downBlock(place: Place, x: Value, index: number, skips: Value[], context: Context): Value {
+function twoLayers(place: Place, x: Value, width: number, activation: Activation): Value {
+  return linear(place.at("linear_2"), activation(linear(place.at("linear_1"), x, width)), width);
+}
+
+function downBlock(place: Place, x: Value, index: number, skips: Value[], context: UnetContext): Value {
   const level = context.config.levels[index]!;
+  const isLast = index === context.config.levels.length - 1;
+  const addFeature = (value: Value): Value => (index < context.t2i ? addInput(value, t2iName(index)) : value);
   let h = x;
   for (let i = 0; i < level.layers; i++) {
     h = resnet(place.at(`resnets.${i}`), h, level.channels, context);
-    if (level.downAttends) h = transformer(place.at(`attentions.${i}`), h, level.heads, level.transformerLayers, context);
+    if (level.downAttends) h = transformer(place.at(`attentions.${i}`), h, index, context);
+    // The reference adds before the downsampler in a block that attends, after it in one that does not.
+    if (i === level.layers - 1 && (level.downAttends || isLast)) h = addFeature(h);
     skips.push(h);
   }
-  if (index === context.config.levels.length - 1) return h;
+  if (isLast) return h;
   h = conv(place.at("downsamplers.0.conv"), h, level.channels, 3, 2, { top: 1, left: 1, bottom: 1, right: 1 });
+  if (!level.downAttends) h = addFeature(h);
   skips.push(h);
   return h;
 }
 
-function midBlock(place: Place, x: Value, context: Context): Value {
-  const { channels, heads, transformerLayers } = context.config.levels.at(-1)!;
-  const h = transformer(place.at("attentions.0"), resnet(place.at("resnets.0"), x, channels, context), heads, transformerLayers, context);
+function midBlock(place: Place, x: Value, context: UnetContext): Value {
+  const last = context.config.levels.length - 1;
+  const { channels } = context.config.levels[last]!;
+  const h = transformer(place.at("attentions.0"), resnet(place.at("resnets.0"), x, channels, context), last, context);
   return resnet(place.at("resnets.1"), h, channels, context);
 }
 
-function upBlock(place: Place, x: Value, index: number, skips: Value[], context: Context): Value {
+function upBlock(place: Place, x: Value, index: number, skips: Value[], context: UnetContext): Value {
   const { levels } = context.config;
-  const level = levels[levels.length - 1 - index]!;
+  const mirrored = levels.length - 1 - index;
+  const level = levels[mirrored]!;
   let h = x;
   for (let i = 0; i <= level.layers; i++) {
     h = resnet(place.at(`resnets.${i}`), ops.concat([h, skips.pop()!], 1), level.channels, context);
-    if (level.upAttends) h = transformer(place.at(`attentions.${i}`), h, level.heads, level.transformerLayers, context);
+    if (level.upAttends) h = transformer(place.at(`attentions.${i}`), h, mirrored, context);
   }
   if (index === levels.length - 1) return h;
   const [, , height, width] = skips.at(-1)!.shape;
   return conv3x3(place.at("upsamplers.0.conv"), ops.resizeNearest(h, height!, width!), level.channels);
 }
 
-function resnet(place: Place, x: Value, out: number, { config, activation, time }: Context): Value {
+function resnet(place: Place, x: Value, out: number, { config, activation, time }: UnetContext): Value {
   return resnetBlock(place, x, { out, groups: config.groups, epsilon: config.epsilon, activation, time });
 }
 
 /** Norm, projection, blocks over pixels as tokens, projection, plus the input (diffusers' Transformer2DModel). */
-function transformer(place: Place, x: Value, heads: number, layers: number, context: Context): Value {
-  const channels = channelsOf(x);
+function transformer(place: Place, x: Value, level: number, context: UnetContext): Value {
   let tokens = toTokens(groupNorm(place.at("norm"), x, context.config.groups, 1e-6));
   tokens = projection(place.at("proj_in"), tokens, context.config);
-  for (let i = 0; i < layers; i++) tokens = transformerBlock(place.at(`transformer_blocks.${i}`), tokens, channels, heads, context);
+  for (let i = 0; i < context.config.levels[level]!.transformerLayers; i++)
+    tokens = transformerBlock(place.at(`transformer_blocks.${i}`), tokens, level, context);
   return ops.add(x, fromTokens(projection(place.at("proj_out"), tokens, context.config), x));
 }
 
@@ -140,21 +249,29 @@ function projection(place: Place, tokens: Value, config: UnetConfig): Value {
   return ops.linear(tokens, place.weight("weight", stored, [width, width]), place.weight("bias", [width]));
 }
 
-function transformerBlock(place: Place, x: Value, width: number, heads: number, { text }: Context): Value {
+function transformerBlock(place: Place, x: Value, level: number, context: UnetContext): Value {
+  const { heads } = context.config.levels[level]!;
   const normed = layerNorm(place.at("norm1"), x, 1e-5);
-  let h = ops.add(attend(place.at("attn1"), normed, normed, heads), x);
-  h = ops.add(attend(place.at("attn2"), layerNorm(place.at("norm2"), h, 1e-5), text, heads), h);
-  return ops.add(feedForward(place.at("ff"), layerNorm(place.at("norm3"), h, 1e-5), width), h);
+  let h = ops.add(attend(place.at("attn1"), normed, normed, heads, []), x);
+  const images = context.ipAdapters.map(
+    adapter =>
+      (query: Value): Value =>
+        adapter.attend(place.prefix.slice(0, -1), level, query, heads),
+  );
+  h = ops.add(attend(place.at("attn2"), layerNorm(place.at("norm2"), h, 1e-5), context.text, heads, images), h);
+  return ops.add(feedForward(place.at("ff"), layerNorm(place.at("norm3"), h, 1e-5), widthOf(x)), h);
 }
 
-function attend(place: Place, x: Value, context: Value, heads: number): Value {
+/** Attention of x over a context, plus what `others` make of the same queries. */
+function attend(place: Place, x: Value, context: Value, heads: number, others: readonly ((query: Value) => Value)[]): Value {
   const width = widthOf(x);
   const [query, key, value] = [
     linearWithoutBias(place.at("to_q"), x, width),
     linearWithoutBias(place.at("to_k"), context, width),
     linearWithoutBias(place.at("to_v"), context, width),
   ];
-  return linear(place.at("to_out.0"), ops.attention(query, key, value, { heads, causal: false }), width);
+  const attended = ops.attention(query, key, value, { heads, causal: false });
+  return linear(place.at("to_out.0"), others.map(other => other(query)).reduce(ops.add, attended), width);
 }
 
 /** GEGLU (Shazeer 2020): the first half times the gelu of the second. */
