@@ -34,6 +34,10 @@ export interface UnetConfig {
   useLinearProjection: boolean;
   flipSinToCos: boolean;
   frequencyShift: number;
+  /** SDXL: pooled text and micro-conditioning, joined to `width` numbers of which each time id takes `timeWidth`; null: none. */
+  added: { width: number; timeWidth: number } | null;
+  /** Width of the guidance embedding that a latent consistency model reads (Luo et al. 2023); null in others. */
+  guidanceWidth: number | null;
 }
 
 export interface VaeConfig {
@@ -110,7 +114,9 @@ const unetSchema = z.object({
   encoder_hid_dim_type: only(null),
   dual_cross_attention: only(false),
   class_embed_type: only(null),
-  addition_embed_type: only(null),
+  addition_embed_type: only(null, "text_time"),
+  addition_time_embed_dim: count.nullish(),
+  projection_class_embeddings_input_dim: count.nullish(),
   num_class_embeds: only(null),
   resnet_time_scale_shift: only("default"),
   resnet_skip_time_act: only(false),
@@ -118,7 +124,7 @@ const unetSchema = z.object({
   time_embedding_dim: only(null),
   time_embedding_act_fn: only(null),
   timestep_post_act: only(null),
-  time_cond_proj_dim: only(null),
+  time_cond_proj_dim: count.nullish(),
   conv_in_kernel: only(3),
   conv_out_kernel: only(3),
   attention_type: only("default"),
@@ -196,7 +202,18 @@ export function readUnetConfig(file: string): UnetConfig {
     useLinearProjection: config.use_linear_projection,
     flipSinToCos: config.flip_sin_to_cos,
     frequencyShift: config.freq_shift,
+    added: config.addition_embed_type === "text_time" ? addedConditions(file, config) : null,
+    guidanceWidth: config.time_cond_proj_dim ?? null,
   };
+}
+
+function addedConditions(file: string, config: z.output<typeof unetSchema>): NonNullable<UnetConfig["added"]> {
+  const sizes = (["addition_time_embed_dim", "projection_class_embeddings_input_dim"] as const).map(key => {
+    const size = config[key];
+    if (!size) throw new ModelError(file, key, "a width, since addition_embed_type is text_time", JSON.stringify(size ?? null));
+    return size;
+  });
+  return { timeWidth: sizes[0]!, width: sizes[1]! };
 }
 
 /** Reads `vae/config.json`. Throws ModelError. */
