@@ -1,19 +1,23 @@
+import { batchKey } from "../shared/batch.ts";
 import { canonicalize, sha256Hex } from "../shared/canonical.ts";
 import { ENGINE_VERSION } from "../shared/engine.ts";
 import { AtelierError, type FieldError } from "../shared/errors.ts";
-import type { GenerationRequest } from "../shared/generation.ts";
+import type { GenerationRequest, ResolvedRequest } from "../shared/generation.ts";
 import type { ModelManifest } from "../shared/model.ts";
 import { canonicalPictureRequest, hashPictureRequest, MAX_SEED, type PictureRequest, plainPicture } from "../shared/picture.ts";
 import { samplerOptionIssues } from "../shared/samplers.ts";
 
-/** A generation request with nothing left open. */
-export type ResolvedRequest = Required<GenerationRequest>;
+import type { ExecutionInputs } from "./inputs.ts";
 
 /** One picture of a generation: its canonical request and that one's hash. */
 export interface PlannedPicture {
   readonly seed: number;
   readonly params: string;
   readonly hash: string;
+  readonly batchKey: string;
+  readonly inputs: ExecutionInputs;
+  /** Content hashes of its adapters and its refiner. */
+  readonly parts: readonly string[];
 }
 
 /**
@@ -59,8 +63,10 @@ export function planPictures(request: ResolvedRequest, model: ModelManifest): Pr
   return Promise.all(
     Array.from({ length: request.num_images }, async (_, index) => {
       const seed = (request.seed + index) % (MAX_SEED + 1);
-      const params = canonicalPictureRequest(pictureRequest(request, model, seed));
-      return { seed, params, hash: await hashPictureRequest(params) };
+      const picture = pictureRequest(request, model, seed);
+      const params = canonicalPictureRequest(picture);
+      const [hash, key] = await Promise.all([hashPictureRequest(params), batchKey(picture)]);
+      return { seed, params, hash, batchKey: key, inputs: { files: [], adapters: [] }, parts: [] };
     }),
   );
 }
@@ -72,6 +78,7 @@ function pictureRequest(request: ResolvedRequest, model: ModelManifest, seed: nu
     model: model.hash,
     prompt: request.prompt,
     negative_prompt: request.negative_prompt,
+    clip_skip: request.clip_skip,
     width: request.width,
     height: request.height,
     steps: request.steps,

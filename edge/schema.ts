@@ -85,7 +85,7 @@ export const executions = sqliteTable(
     model_hash: text().notNull(),
     /** Executions with the same key may be computed as one batch. */
     batch_key: text().notNull(),
-    /** What the runner may fetch for it: see edge/inputs.ts. */
+    /** What its runner may fetch: `executionInputsSchema` of edge/inputs.ts. */
     inputs: text({ mode: "json" }).notNull(),
     exclusive: integer({ mode: "boolean" }).notNull(),
     request_id: text().notNull(),
@@ -99,6 +99,84 @@ export const executions = sqliteTable(
     uniqueIndex("executions_joinable").on(table.tenant_id, table.request_hash).where(sql`state = 'active' and exclusive = 0`),
     index("executions_live").on(table.pool, table.created_at).where(sql`state in ('active', 'abandoned')`),
   ],
+);
+
+/**
+ * What an execution needs besides its model: adapters and the refiner, by content hash. Deleting one of them takes the pictures that were made with
+ * it out of the cache.
+ */
+export const executionParts = sqliteTable(
+  "execution_parts",
+  {
+    hash: text().notNull(),
+    execution_id: text().notNull(),
+  },
+  table => [primaryKey({ columns: [table.hash, table.execution_id] }), index("execution_parts_execution").on(table.execution_id)],
+);
+
+/** Input files by content: the object is `inputs/{tenant}/{sha256}`. `ready` once it lies there. */
+export const uploads = sqliteTable(
+  "uploads",
+  {
+    id: text().primaryKey(),
+    tenant_id: text().notNull(),
+    sha256: text().notNull(),
+    bytes: integer().notNull(),
+    media_type: text().notNull(),
+    ready: integer({ mode: "boolean" }).notNull(),
+    /** Of a picture, in pixels; null until it is ready, and where its header doesn't tell. */
+    width: integer(),
+    height: integer(),
+    created_at: integer().notNull(),
+    /** Swept after this, unless it is used again before. */
+    expires_at: integer().notNull(),
+  },
+  table => [uniqueIndex("uploads_content").on(table.tenant_id, table.sha256), index("uploads_age").on(table.expires_at)],
+);
+
+/** Adapters by name and version; other content under the same name is another version. */
+export const adapters = sqliteTable(
+  "adapters",
+  {
+    id: text().primaryKey(),
+    tenant_id: text().notNull(),
+    name: text().notNull(),
+    version: integer().notNull(),
+    hash: text().notNull(),
+    visibility: text({ enum: ["private", "public"] }).notNull(),
+    status: text({ enum: ["uploading", "ready", "refused"] }).notNull(),
+    /** Its kind where the uploader states one: what the files are found to be has to agree. */
+    stated_kind: text(),
+    /** Of a textual inversion, the word that the uploader gives it. */
+    token: text(),
+    /** `adapterManifestSchema` of shared/adapter.ts, once it is ready. */
+    manifest: text({ mode: "json" }),
+    /** Why it was refused. */
+    reasons: text({ mode: "json" }).$type<string[]>(),
+    created_at: integer().notNull(),
+  },
+  table => [
+    uniqueIndex("adapters_version").on(table.tenant_id, table.name, table.version),
+    uniqueIndex("adapters_content").on(table.tenant_id, table.name, table.hash),
+    index("adapters_hash").on(table.hash),
+    index("adapters_public").on(table.name).where(sql`visibility = 'public'`),
+    index("adapters_uploading").on(table.created_at).where(sql`status <> 'ready'`),
+  ],
+);
+
+/** The files of an adapter; the object of each is `adapters/{tenant}/{sha256}`. */
+export const adapterFiles = sqliteTable(
+  "adapter_files",
+  {
+    adapter_id: text()
+      .notNull()
+      .references(() => adapters.id, { onDelete: "cascade" }),
+    path: text().notNull(),
+    tenant_id: text().notNull(),
+    sha256: text().notNull(),
+    bytes: integer().notNull(),
+  },
+  table => [primaryKey({ columns: [table.adapter_id, table.path] }), index("adapter_files_content").on(table.tenant_id, table.sha256)],
 );
 
 /** The pictures of a job, by index. Exactly one of execution (waiting or computed) or a cached picture stands behind each. */

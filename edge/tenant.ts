@@ -1,7 +1,8 @@
 import { and, desc, eq, inArray, lt, type SQL, sql } from "drizzle-orm";
+import type { ResolvedRequest } from "../shared/generation.ts";
 import type { Database } from "./database.ts";
-import type { PlannedPicture, ResolvedRequest } from "./generation.ts";
-import { cacheEntries, executions, jobPictures, jobs, pictures } from "./schema.ts";
+import type { PlannedPicture } from "./generation.ts";
+import { cacheEntries, executionParts, executions, jobPictures, jobs, pictures } from "./schema.ts";
 
 export type JobRow = typeof jobs.$inferSelect;
 export type PictureRow = typeof pictures.$inferSelect;
@@ -110,7 +111,7 @@ export function tenantStore(db: Database, tenant: string) {
      * @throws where the job's id is taken, or a picture may not be computed and is not cached (a NOT NULL column stays empty); nothing is kept
      */
     async accept(job: NewJob): Promise<{ job: JobRow; pictures: JobPicture[] }> {
-      const [, , , , rows, shown, files] = await db.batch([
+      const [, , , , , rows, shown, files] = await db.batch([
         db.insert(jobs).values({
           id: job.id,
           tenant_id: tenant,
@@ -124,6 +125,7 @@ export function tenantStore(db: Database, tenant: string) {
           deadline_at: job.deadlineAt,
         }),
         db.insert(executions).select(newExecutions(tenant, job)).onConflictDoNothing(),
+        db.insert(executionParts).select(newExecutionParts(job)),
         db.insert(jobPictures).select(newJobPictures(tenant, job)),
         db
           .update(jobs)
@@ -190,9 +192,15 @@ function cachedPicture(tenant: string): SQL {
 function newExecutions(tenant: string, job: NewJob): SQL {
   const exclusive = job.exclusive ? 1 : 0;
   return sql`select e.value ->> 'execution', ${tenant}, ${job.pool}, e.value ->> 'hash', e.value ->> 'params', e.value ->> 'hash', ${job.modelHash},
-      ${exclusive}, ${job.requestId}, 'active', null, null, ${job.createdAt}, null
+      e.value ->> 'batchKey', e.value -> 'inputs', ${exclusive}, ${job.requestId}, 'active', null, null, ${job.createdAt}, null
     from ${plannedRows(job)}
     where e.value ->> 'execution' is not null and (${exclusive} or ${cachedPicture(tenant)} is null)`;
+}
+
+/** Rows of `execution_parts`, every column in the schema's order, of the executions that are new. */
+function newExecutionParts(job: NewJob): SQL {
+  return sql`select distinct p.value, x.id from ${plannedRows(job)}, json_each(e.value, '$.parts') p
+    join ${executions} x on x.id = e.value ->> 'execution'`;
 }
 
 /** Rows of `job_pictures`, every column in the schema's order. `state` stays empty, which aborts, where nothing stands behind a picture. */

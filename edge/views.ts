@@ -1,15 +1,12 @@
 import { jobErrorSchema, problemOf } from "../shared/errors.ts";
-import { generationRequestSchema } from "../shared/generation.ts";
+import { type ResolvedRequest, resolvedRequestSchema } from "../shared/generation.ts";
 import type { GenerationView, JobStatus, JobView, PictureView } from "../shared/job.ts";
 import { sameUlid } from "../shared/names.ts";
 import { mediaTypes } from "../shared/picture.ts";
 import type { Env } from "./env.ts";
-import type { ResolvedRequest } from "./generation.ts";
 import type { StoredJob } from "./jobs.ts";
 import { type LiveState, liveStates, nothingLive } from "./live.ts";
 import type { JobPicture } from "./tenant.ts";
-
-const resolvedRequestSchema = generationRequestSchema.required();
 
 /** Generations as their owner sees them, and as they may be stored: what gives access to a picture is added as they leave (artifacts.ts). */
 export async function generationViews(env: Env, stored: readonly StoredJob[]): Promise<GenerationView[]> {

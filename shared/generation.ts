@@ -26,6 +26,12 @@ export const generationRequestSchema = z
     prompt: text.min(1).describe("what to draw"),
     negative_prompt: text.default("").describe("what to steer away from"),
     model: modelNameSchema.default("pocket"),
+    clip_skip: z
+      .int()
+      .min(0)
+      .max(11)
+      .optional()
+      .describe("layers left out at the text encoders' end, as diffusers counts: A1111's value less one"),
     width: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
     height: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
     steps: z.int().min(1).max(MAX_STEPS).optional().describe("sampling steps"),
@@ -48,3 +54,7 @@ export const generationRequestSchema = z
   })
   .meta({ id: "GenerationRequest" });
 export type GenerationRequest = z.infer<typeof generationRequestSchema>;
+
+/** A request with nothing left open. Records of before a field was there read as its default. */
+export const resolvedRequestSchema = generationRequestSchema.required().extend({ clip_skip: z.int().default(0) });
+export type ResolvedRequest = z.infer<typeof resolvedRequestSchema>;

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { jobErrorSchema, problemSchema } from "./errors.ts";
-import { generationRequestSchema } from "./generation.ts";
+import { resolvedRequestSchema } from "./generation.ts";
 import { idSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
 
@@ -60,7 +60,7 @@ export const generationViewSchema = z
     created_at: z.iso.datetime(),
     model: z.string(),
     model_hash: z.string(),
-    request: generationRequestSchema.required(),
+    request: resolvedRequestSchema,
     pictures: z.array(pictureViewSchema),
     error: problemSchema.nullable(),
   })

@@ -21,8 +21,8 @@ async function keys(): Promise<string[]> {
 }
 const insertExecution = (execution: string, state = "active") =>
   run(
-    `INSERT INTO executions (id, tenant_id, pool, request_hash, params, params_sha256, model_hash, exclusive, request_id, state, created_at)
-     VALUES (?, ?, 'default', ?, '{}', '', '', 1, '', ?, 1)`,
+    `INSERT INTO executions (id, tenant_id, pool, request_hash, params, params_sha256, model_hash, batch_key, inputs, exclusive, request_id, state, created_at)
+     VALUES (?, ?, 'default', ?, '{}', '', '', '', '{}', 1, '', ?, 1)`,
     execution,
     tenant,
     execution,

@@ -16,13 +16,26 @@ export const pocket: ModelManifest = {
   hash: `sha256:${"a".repeat(64)}`,
   pool: "default",
   family: "sd1",
+  tasks: ["text-to-image", "image-to-image", "inpaint"],
   prediction_type: "v_prediction",
   parameters: 5_000_000,
+  cross_attention_dim: 96,
+  text_widths: [96],
   size_multiple: 8,
   min_size: 32,
   max_size: 512,
   max_prompt_tokens: 38,
-  defaults: { width: 128, height: 96, steps: 20, guidance_scale: 3, guidance_rescale: 0.5, sampler: "euler" },
+  max_clip_skip: 1,
+  defaults: {
+    width: 128,
+    height: 96,
+    steps: 20,
+    guidance_scale: 3,
+    guidance_rescale: 0.5,
+    sampler: "euler",
+    sampler_options: {},
+    clip_skip: 0,
+  },
 };
 
 export interface CallInit extends RequestInit {
