@@ -147,6 +147,7 @@ function bindFeeds(model: OnnxModel, feeds: Feeds): Record<string, ort.Tensor> {
       BigInt64Array.from(dims, dim => BigInt(evaluate(dim, sizes))),
       [dims.length],
     );
+  for (const { name, dim, atLeast } of model.conditionInputs) bound[name] = new ort.Tensor("bool", [evaluate(dim, sizes) >= atLeast], []);
   return bound;
 }
 

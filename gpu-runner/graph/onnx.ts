@@ -1,11 +1,12 @@
 /** Builds the ONNX form of a graph: names, shapes of every tensor, external initialisers, reshape targets, serialisation. */
 import { create, toBinary } from "@bufbuild/protobuf";
-import { type Dim, equal, type Shape, symbolsOf } from "./dims.ts";
+import { type Dim, dimName, equal, type Shape, symbolsOf } from "./dims.ts";
 import { type DType, type Graph, GraphError, type StoredTensor, type Value } from "./ir.ts";
 import {
   type AttributeProto,
   AttributeProto_AttributeType,
   AttributeProtoSchema,
+  type GraphProto,
   GraphProtoSchema,
   ModelProtoSchema,
   type NodeProto,
@@ -26,12 +27,26 @@ export const microsoft = "com.microsoft";
 /** Constants beyond this lie outside the graph file. */
 const maxInlineBytes = 1024;
 
-export type AttributeValue = number | string | readonly number[] | { float: number };
+export type AttributeValue = number | string | readonly number[] | { float: number } | GraphProto;
+
+export interface Condition {
+  name: string;
+  dim: Dim;
+  atLeast: number;
+}
+
+/** Nodes under construction, with the shapes of what they make: the whole graph's, or those of one branch of an If. */
+interface Scope {
+  nodes: NodeProto[];
+  values: Map<string, ValueInfoProto>;
+}
 
 export interface OnnxModel {
   graph: Graph;
   /** int64 vectors to be fed beside the graph's own inputs, computed from the sizes of these. */
   shapeInputs: readonly { name: string; dims: Shape }[];
+  /** Scalar booleans to be fed likewise: whether a dim is at least so much. */
+  conditionInputs: readonly Condition[];
   /** Files that the initialisers lie in; `bytes` refers to them by their place in this list. */
   files: readonly string[];
   /** Count of nodes by op. */
@@ -42,11 +57,14 @@ export interface OnnxModel {
 
 export class OnnxBuilder {
   readonly #graph: Graph;
-  readonly #nodes: NodeProto[] = [];
-  readonly #values = new Map<string, ValueInfoProto>();
+  readonly #whole: Scope = { nodes: [], values: new Map() };
+  #scope = this.#whole;
   readonly #inline = new Map<string, TensorProto>();
   readonly #initializers = new Map<string, { stored: StoredTensor; shape: readonly number[] }>();
   readonly #shapeInputs = new Map<string, { name: string; dims: Shape }>();
+  readonly #conditions = new Map<string, Condition>();
+  /** Those of branches too. */
+  readonly #allNodes: NodeProto[] = [];
   readonly #outputNames = new Map<Value, string>();
   #temporaries = 0;
 
@@ -93,6 +111,19 @@ export class OnnxBuilder {
     return name;
   }
 
+  /** The value of one of two branches, decided at each run: their rules add nodes and give the name of a result of `out`'s shape. */
+  choose(condition: string, out: Value, branches: { whenTrue: () => string; whenFalse: () => string }): void {
+    const graphs = { then_branch: this.#branch(branches.whenTrue, out), else_branch: this.#branch(branches.whenFalse, out) };
+    this.node("If", [condition], [out], graphs);
+  }
+
+  /** Whether a dim is at least `atLeast`, as a scalar boolean that the session computes from the feeds. */
+  isAtLeast(dim: Dim, atLeast: number): string {
+    const name = `${dimName(dim)}>=${atLeast}`;
+    this.#conditions.set(name, { name, dim, atLeast });
+    return name;
+  }
+
   /** A small fp32 constant; equal ones are kept once. */
   floats(values: readonly number[], shape: readonly number[] = [values.length]): string {
     const data = Float32Array.from(values);
@@ -124,7 +155,7 @@ export class OnnxBuilder {
     for (const { name, value } of this.#graph.outputs)
       if (this.name(value) !== name) this.#push("Identity", [this.name(value)], [name], {}, "");
     const census = new Map<string, number>();
-    for (const node of this.#nodes) {
+    for (const node of this.#allNodes) {
       const op = node.domain ? `${node.domain}:${node.opType}` : node.opType;
       if (!ops.has(op)) throw new GraphError(node.name, op, `one of ${[...ops].join(", ")}`, op);
       census.set(op, (census.get(op) ?? 0) + 1);
@@ -132,7 +163,14 @@ export class OnnxBuilder {
     this.#requireBoundSymbols();
     const files = [...new Set([...this.#initializers.values()].map(({ stored }) => stored.file))];
     const shapeInputs = [...this.#shapeInputs.values()];
-    return { graph: this.#graph, shapeInputs, files, census, bytes: locations => this.#serialise(files, locations) };
+    return {
+      graph: this.#graph,
+      shapeInputs,
+      conditionInputs: [...this.#conditions.values()],
+      files,
+      census,
+      bytes: locations => this.#serialise(files, locations),
+    };
   }
 
   #push(
@@ -143,9 +181,29 @@ export class OnnxBuilder {
     domain: string,
   ): void {
     const attribute = Object.entries(attributes).map(([name, value]) => encodeAttribute(name, value));
-    this.#nodes.push(
-      create(NodeProtoSchema, { name: `${outputs[0]}/${op}`, opType: op, domain, input: [...inputs], output: outputs, attribute }),
-    );
+    const name = `${outputs[0]}/${op}`;
+    const node = create(NodeProtoSchema, { name, opType: op, domain, input: [...inputs], output: outputs, attribute });
+    this.#scope.nodes.push(node);
+    this.#allNodes.push(node);
+  }
+
+  /** Nodes added by `build` as a graph of their own, which sees the names of the whole. */
+  #branch(build: () => string, out: Value): GraphProto {
+    const outer = this.#scope;
+    this.#scope = { nodes: [], values: new Map() };
+    try {
+      const result = build();
+      const { nodes, values } = this.#scope;
+      values.delete(result);
+      return create(GraphProtoSchema, {
+        name: `branch.${result}`,
+        node: nodes,
+        output: [valueInfo(result, out.shape, out.dtype)],
+        valueInfo: [...values.values()],
+      });
+    } finally {
+      this.#scope = outer;
+    }
   }
 
   #external(name: string, stored: StoredTensor, shape: readonly number[]): string {
@@ -154,7 +212,7 @@ export class OnnxBuilder {
   }
 
   #declare(name: string, shape: Shape, dtype: DType): string {
-    this.#values.set(name, valueInfo(name, shape, dtype));
+    this.#scope.values.set(name, valueInfo(name, shape, dtype));
     return name;
   }
 
@@ -177,7 +235,7 @@ export class OnnxBuilder {
     const outputs = new Set(this.#graph.outputs.map(output => output.name));
     const graph = create(GraphProtoSchema, {
       name: this.#graph.name,
-      node: this.#nodes,
+      node: this.#whole.nodes,
       initializer: [
         ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location)),
         ...this.#inline.values(),
@@ -185,9 +243,10 @@ export class OnnxBuilder {
       input: [
         ...this.#graph.inputs.map(input => valueInfo(input.name, input.shape, input.dtype)),
         ...[...this.#shapeInputs.values()].map(({ name, dims }) => valueInfo(name, [dims.length], "int64")),
+        ...[...this.#conditions.values()].map(({ name }) => valueInfo(name, [], "bool")),
       ],
       output: this.#graph.outputs.map(({ name, value }) => valueInfo(name, value.shape, value.dtype)),
-      valueInfo: [...this.#values.values()].filter(value => !outputs.has(value.name)),
+      valueInfo: [...this.#whole.values.values()].filter(value => !outputs.has(value.name)),
     });
     const opsetImport = [
       { domain: "", version: BigInt(opset) },
@@ -223,16 +282,18 @@ function encodeAttribute(name: string, value: AttributeValue): AttributeProto {
   if (typeof value === "number") return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INT, i: BigInt(value) });
   if (typeof value === "string")
     return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.STRING, s: new TextEncoder().encode(value) });
+  if ("node" in value) return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.GRAPH, g: value });
   if ("float" in value) return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.FLOAT, f: value.float });
   return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INTS, ints: value.map(BigInt) });
 }
 
-const elementTypes = { float32: TensorProto_DataType.FLOAT, int64: TensorProto_DataType.INT64 } satisfies Record<
-  DType,
-  TensorProto_DataType
->;
+const elementTypes = {
+  float32: TensorProto_DataType.FLOAT,
+  int64: TensorProto_DataType.INT64,
+  bool: TensorProto_DataType.BOOL,
+} satisfies Record<DType | "bool", TensorProto_DataType>;
 
-function valueInfo(name: string, shape: Shape, dtype: DType): ValueInfoProto {
+function valueInfo(name: string, shape: Shape, dtype: keyof typeof elementTypes): ValueInfoProto {
   const dim = shape.map((size: Dim) =>
     typeof size === "number"
       ? { value: { case: "dimValue" as const, value: BigInt(size) } }

@@ -24,15 +24,22 @@ export interface Pads {
   right: number;
 }
 
+/** Pointwise functions that only hypernetworks use, as PyTorch defines them with its default parameters. */
+export const activationKinds = ["leakyRelu", "elu", "hardSwish", "tanh", "sigmoid", "softsign", "mish"] as const;
+export type ActivationKind = (typeof activationKinds)[number];
+
 export interface Attributes {
   add: Record<never, never>;
   multiply: Record<never, never>;
+  relu: Record<never, never>;
   silu: Record<never, never>;
   gelu: Record<never, never>;
   quickGelu: Record<never, never>;
+  activate: { kind: ActivationKind };
   clamp: { minimum: number; maximum: number };
   conv2d: { stride: number; pads: Pads };
   linear: Record<never, never>;
+  lowRankLinear: { perItem: boolean };
   groupNorm: { groups: number; epsilon: number };
   layerNorm: { epsilon: number };
   attention: { heads: number; causal: boolean };
@@ -41,6 +48,8 @@ export interface Attributes {
   concat: { axis: number };
   split: { axis: number; parts: number };
   resizeNearest: Record<never, never>;
+  halve: Record<never, never>;
+  spatialMean: Record<never, never>;
 }
 export type OpName = keyof Attributes;
 
@@ -52,6 +61,11 @@ export function add(a: Value, b: Value): Value {
 /** a * b, broadcast as in NumPy. */
 export function multiply(a: Value, b: Value): Value {
   return one("multiply", [a, b], {}, broadcast("multiply", a, b));
+}
+
+/** max(x, 0). */
+export function relu(x: Value): Value {
+  return one("relu", [x], {}, x.shape);
 }
 
 /** x * sigmoid(x). */
@@ -67,6 +81,10 @@ export function gelu(x: Value): Value {
 /** x * sigmoid(1.702 x): OpenAI CLIP's activation. */
 export function quickGelu(x: Value): Value {
   return one("quickGelu", [x], {}, x.shape);
+}
+
+export function activate(x: Value, kind: ActivationKind): Value {
+  return one("activate", [x], { kind }, x.shape);
 }
 
 /** min(max(x, minimum), maximum). */
@@ -95,6 +113,24 @@ export function linear(x: Value, weight: Value, bias: Value | null): Value {
   expect("linear", inputs, x.shape.length >= 2 && equal(x.shape.at(-1)!, width!), `[..., ${dimName(width!)}]`, x);
   if (bias) expect("linear", inputs, equalShapes(bias.shape, [out!]), `bias [${dimName(out!)}]`, bias);
   return one("linear", inputs, {}, [...x.shape.slice(0, -1), out!]);
+}
+
+/**
+ * `linear` with weight + up * down instead of the weight (Hu et al. 2021): down [R, in] and up [out, R], or where each item of
+ * x [B, ..., in] has its own, down [B, R, in] and up [B, out, R].
+ */
+export function lowRankLinear(x: Value, weight: Value, bias: Value | null, pair: { down: Value; up: Value }): Value {
+  const inputs = bias ? [x, weight, pair.down, pair.up, bias] : [x, weight, pair.down, pair.up];
+  const [out, width] = axes("lowRankLinear", inputs, weight, 2);
+  const perItem = pair.down.shape.length === 3;
+  const items = perItem ? [x.shape[0]!] : [];
+  const rank = pair.down.shape.at(-2)!;
+  expect("lowRankLinear", inputs, x.shape.length >= 2 && equal(x.shape.at(-1)!, width!), `[..., ${dimName(width!)}]`, x);
+  const expected = { down: [...items, rank, width!], up: [...items, out!, rank] };
+  expect("lowRankLinear", inputs, equalShapes(pair.down.shape, expected.down), shapeName(expected.down), pair.down);
+  expect("lowRankLinear", inputs, equalShapes(pair.up.shape, expected.up), shapeName(expected.up), pair.up);
+  if (bias) expect("lowRankLinear", inputs, equalShapes(bias.shape, [out!]), `bias [${dimName(out!)}]`, bias);
+  return one("lowRankLinear", inputs, { perItem }, [...x.shape.slice(0, -1), out!]);
 }
 
 /** Each of `groups` groups of channels of x [B, C, H, W] to mean 0 and variance 1, then a scale and shift [C] (Wu and He 2018). */
@@ -184,6 +220,19 @@ export function split(x: Value, axis: number, parts: number): Value[] {
 export function resizeNearest(x: Value, height: Dim, width: Dim): Value {
   const [batch, channels] = axes("resizeNearest", [x], x, 4);
   return one("resizeNearest", [x], {}, [batch!, channels!, height, width]);
+}
+
+/** Means over 2x2 pixels of x [B, C, H, W], to [B, C, ceil(H / 2), ceil(W / 2)]; at an odd edge over the pixels that are there. */
+export function halve(x: Value): Value {
+  const [batch, channels, height, width] = axes("halve", [x], x, 4);
+  const half = (size: Dim): Dim => floorDivide(addDims(size, 1), 2);
+  return one("halve", [x], {}, [batch!, channels!, half(height!), half(width!)]);
+}
+
+/** The mean of each channel of x [B, C, H, W], [B, C, 1, 1]. */
+export function spatialMean(x: Value): Value {
+  const [batch, channels] = axes("spatialMean", [x], x, 4);
+  return one("spatialMean", [x], {}, [batch!, channels!, 1, 1]);
 }
 
 function one<K extends OpName>(op: K, inputs: readonly Value[], attributes: Attributes[K], shape: Shape): Value {

@@ -1,23 +1,38 @@
 /** The layers that all models share: each takes its weights by name and shape from where it stands, and applies an op. */
-import { multiply } from "../graph/dims.ts";
+import { multiply, symbol } from "../graph/dims.ts";
 import type { Graph, Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { WeightSource } from "../weights/weights.ts";
+
+/** Which linear layers take a low-rank pair as inputs: a LoRA's, or several side by side. */
+export interface LowRankLayers {
+  /** Names of their weights. */
+  names: ReadonlySet<string>;
+  /** Whether each item of a batch has pairs of its own. */
+  perItem: boolean;
+}
+
+/** The inputs that hold a layer's low-rank pair: [R, in] and [out, R], or [B, R, in] and [B, out, R]. */
+export function lowRankInputs(weightName: string): { down: string; up: string } {
+  return { down: `${weightName}/down`, up: `${weightName}/up` };
+}
 
 /** A place in a model: a graph under construction, and a prefix of weight names. */
 export class Place {
   readonly graph: Graph;
   readonly weights: WeightSource;
   readonly prefix: string;
+  readonly lowRank: LowRankLayers | null;
 
-  constructor(graph: Graph, weights: WeightSource, prefix = "") {
+  constructor(graph: Graph, weights: WeightSource, lowRank: LowRankLayers | null = null, prefix = "") {
     this.graph = graph;
     this.weights = weights;
+    this.lowRank = lowRank;
     this.prefix = prefix;
   }
 
   at(name: string): Place {
-    return new Place(this.graph, this.weights, `${this.prefix}${name}.`);
+    return new Place(this.graph, this.weights, this.lowRank, `${this.prefix}${name}.`);
   }
 
   /** A weight of this place; `view` is another shape for the same elements. */
@@ -53,11 +68,30 @@ export function conv(place: Place, x: Value, out: number, kernel: number, stride
 }
 
 export function linear(place: Place, x: Value, out: number): Value {
-  return ops.linear(x, place.weight("weight", [out, widthOf(x)]), place.weight("bias", [out]));
+  return matrix(place, x, place.weight("weight", [out, widthOf(x)]), place.weight("bias", [out]));
 }
 
 export function linearWithoutBias(place: Place, x: Value, out: number): Value {
-  return ops.linear(x, place.weight("weight", [out, widthOf(x)]), null);
+  return matrix(place, x, place.weight("weight", [out, widthOf(x)]), null);
+}
+
+/** A linear layer that may be stored as the 1x1 convolution that does the same to every pixel. */
+export function projection(place: Place, x: Value, out: number, stored: "matrix" | "convolution"): Value {
+  const shape = [out, widthOf(x)];
+  return matrix(place, x, place.weight("weight", stored === "matrix" ? shape : [...shape, 1, 1], shape), place.weight("bias", [out]));
+}
+
+function matrix({ graph, lowRank, prefix }: Place, x: Value, weight: Value, bias: Value | null): Value {
+  const name = `${prefix}weight`;
+  if (!lowRank?.names.has(name)) return ops.linear(x, weight, bias);
+  const [out, width] = weight.shape as [number, number];
+  const inputs = lowRankInputs(name);
+  // Ranks may differ from layer to layer: each has a symbol of its own.
+  const rank = symbol(`R.${name}`);
+  const items = lowRank.perItem ? [x.shape[0]!] : [];
+  const down = graph.input(inputs.down, [...items, rank, width]);
+  const up = graph.input(inputs.up, [...items, out, rank]);
+  return ops.lowRankLinear(x, weight, bias, { down, up });
 }
 
 export function groupNorm(place: Place, x: Value, groups: number, epsilon: number): Value {

@@ -6,17 +6,21 @@ import * as ops from "../graph/ops.ts";
 import type { UnetConfig } from "../weights/configs.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
+import { type HyperNetworkForm, HyperNetworkInputs } from "./hypernetwork.ts";
 import { IpAttentionInputs } from "./ip-attention.ts";
 import {
   type Activation,
+  channelsOf,
   conv,
   conv3x3,
   fromTokens,
   groupNorm,
+  type LowRankLayers,
   layerNorm,
   linear,
   linearWithoutBias,
   Place,
+  projection,
   resnetBlock,
   toTokens,
   widthOf,
@@ -30,9 +34,13 @@ export interface UnetFeatures {
   t2i: number;
   /** One per IP-Adapter, whose inputs are those of `IpAttentionInputs` by the name `ip_adapter.<i>`. */
   ipAdapters: readonly { masked: boolean }[];
+  /** Linear layers with low-rank pairs as inputs. */
+  lowRank: LowRankLayers | null;
+  /** In the order of their application; the inputs of each are those of `HyperNetworkInputs` by the name `hypernetwork.<i>`. */
+  hypernetworks: readonly HyperNetworkForm[];
 }
 
-export const plainUnet: UnetFeatures = { control: false, t2i: 0, ipAdapters: [] };
+export const plainUnet: UnetFeatures = { control: false, t2i: 0, ipAdapters: [], lowRank: null, hypernetworks: [] };
 
 /** What every block is built with. */
 export interface UnetContext {
@@ -44,6 +52,7 @@ export interface UnetContext {
   text: Value;
   t2i: number;
   ipAdapters: readonly IpAttentionInputs[];
+  hypernetworks: readonly HyperNetworkInputs[];
 }
 
 /**
@@ -54,7 +63,7 @@ export interface UnetContext {
  */
 export function buildUnet(config: UnetConfig, weights: WeightSource, features: UnetFeatures = plainUnet): Graph {
   const graph = new Graph("unet");
-  const place = new Place(graph, weights);
+  const place = new Place(graph, weights, features.lowRank);
   const context = unetContext(place, config, features);
   const sample = unetSample(graph, config);
   const { skips, middle } = unetEncoder(place, conv3x3(place.at("conv_in"), sample, config.levels[0]!.channels), context);
@@ -78,17 +87,23 @@ export function unetSample(graph: Graph, config: UnetConfig): Value {
   return graph.input("sample", [symbol("B"), config.inChannels, symbol("H"), symbol("W")]);
 }
 
-/** The inputs that every block reads, and the embedding of the time. */
-export function unetContext(place: Place, config: UnetConfig, { t2i, ipAdapters }: UnetFeatures): UnetContext {
+/** The inputs that every block reads, and the embedding of the time, to which more may be added. */
+export function unetContext(
+  place: Place,
+  config: UnetConfig,
+  { t2i, ipAdapters, hypernetworks }: UnetFeatures,
+  more: readonly Value[] = [],
+): UnetContext {
   const text = place.graph.input("encoder_hidden_states", [symbol("B"), symbol("L"), config.crossAttentionDim]);
   const activation = activations[config.activation];
   return {
     config,
     activation,
-    time: timeEmbedding(place, config, activation),
+    time: timeEmbedding(place, config, activation, more),
     text,
     t2i,
     ipAdapters: ipAdapters.map(({ masked }, i) => new IpAttentionInputs(place.graph, config, `ip_adapter.${i}`, masked)),
+    hypernetworks: hypernetworks.map((form, i) => new HyperNetworkInputs(place.graph, `hypernetwork.${i}`, form)),
   };
 }
 
@@ -168,7 +183,7 @@ export function guidanceFeatures(scales: readonly number[], width: number): Tens
   return { data, shape: [scales.length, width] };
 }
 
-function timeEmbedding(place: Place, config: UnetConfig, activation: Activation): Value {
+function timeEmbedding(place: Place, config: UnetConfig, activation: Activation, more: readonly Value[]): Value {
   const first = config.levels[0]!.channels;
   const time = place.at("time_embedding");
   const given = (name: string, width: number): Value => place.graph.input(name, [symbol("B"), width]);
@@ -182,10 +197,10 @@ function timeEmbedding(place: Place, config: UnetConfig, activation: Activation)
       twoLayers(place.at("add_embedding"), given("added_conditions", config.added.width), first * 4, ops.silu),
     );
   // Every residual block activates it again before its own projection: once here is the same.
-  return activation(embedding);
+  return activation(more.reduce(ops.add, embedding));
 }
 
-function twoLayers(place: Place, x: Value, width: number, activation: Activation): Value {
+export function twoLayers(place: Place, x: Value, width: number, activation: Activation): Value {
   return linear(place.at("linear_2"), activation(linear(place.at("linear_1"), x, width)), width);
 }
 
@@ -235,40 +250,42 @@ function resnet(place: Place, x: Value, out: number, { config, activation, time 
 
 /** Norm, projection, blocks over pixels as tokens, projection, plus the input (diffusers' Transformer2DModel). */
 function transformer(place: Place, x: Value, level: number, context: UnetContext): Value {
+  const stored = context.config.useLinearProjection ? "matrix" : "convolution";
   let tokens = toTokens(groupNorm(place.at("norm"), x, context.config.groups, 1e-6));
-  tokens = projection(place.at("proj_in"), tokens, context.config);
+  tokens = projection(place.at("proj_in"), tokens, channelsOf(x), stored);
   for (let i = 0; i < context.config.levels[level]!.transformerLayers; i++)
     tokens = transformerBlock(place.at(`transformer_blocks.${i}`), tokens, level, context);
-  return ops.add(x, fromTokens(projection(place.at("proj_out"), tokens, context.config), x));
-}
-
-/** A linear layer, whether stored as one or as the 1x1 convolution that does the same to every pixel. */
-function projection(place: Place, tokens: Value, config: UnetConfig): Value {
-  const width = widthOf(tokens);
-  const stored = config.useLinearProjection ? [width, width] : [width, width, 1, 1];
-  return ops.linear(tokens, place.weight("weight", stored, [width, width]), place.weight("bias", [width]));
+  return ops.add(x, fromTokens(projection(place.at("proj_out"), tokens, channelsOf(x), stored), x));
 }
 
 function transformerBlock(place: Place, x: Value, level: number, context: UnetContext): Value {
   const { heads } = context.config.levels[level]!;
   const normed = layerNorm(place.at("norm1"), x, 1e-5);
-  let h = ops.add(attend(place.at("attn1"), normed, normed, heads, []), x);
+  let h = ops.add(attend(place.at("attn1"), normed, normed, heads, [], context), x);
   const images = context.ipAdapters.map(
     adapter =>
       (query: Value): Value =>
         adapter.attend(place.prefix.slice(0, -1), level, query, heads),
   );
-  h = ops.add(attend(place.at("attn2"), layerNorm(place.at("norm2"), h, 1e-5), context.text, heads, images), h);
+  h = ops.add(attend(place.at("attn2"), layerNorm(place.at("norm2"), h, 1e-5), context.text, heads, images, context), h);
   return ops.add(feedForward(place.at("ff"), layerNorm(place.at("norm3"), h, 1e-5), widthOf(x)), h);
 }
 
-/** Attention of x over a context, plus what `others` make of the same queries. */
-function attend(place: Place, x: Value, context: Value, heads: number, others: readonly ((query: Value) => Value)[]): Value {
+/** Attention of x over a context, which hypernetworks may change, plus what `others` make of the same queries. */
+function attend(
+  place: Place,
+  x: Value,
+  over: Value,
+  heads: number,
+  others: readonly ((query: Value) => Value)[],
+  { hypernetworks }: UnetContext,
+): Value {
   const width = widthOf(x);
+  const changed = (part: "key" | "value"): Value => hypernetworks.reduce((context, network) => network.apply(part, context), over);
   const [query, key, value] = [
     linearWithoutBias(place.at("to_q"), x, width),
-    linearWithoutBias(place.at("to_k"), context, width),
-    linearWithoutBias(place.at("to_v"), context, width),
+    linearWithoutBias(place.at("to_k"), changed("key"), width),
+    linearWithoutBias(place.at("to_v"), changed("value"), width),
   ];
   const attended = ops.attention(query, key, value, { heads, causal: false });
   return linear(place.at("to_out.0"), others.map(other => other(query)).reduce(ops.add, attended), width);

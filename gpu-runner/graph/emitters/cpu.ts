@@ -1,15 +1,29 @@
 /** ONNX for the CPU provider: fp32, fused contrib ops where the CPU has them (see docs/graph.md for the measurements). */
 import { product, type Shape } from "../dims.ts";
 import type { EmitRules, Emitter } from "../emitter.ts";
-import type { NodeOf } from "../ir.ts";
-import { microsoft, type OnnxBuilder } from "../onnx.ts";
+import type { NodeOf, Value } from "../ir.ts";
+import { type AttributeValue, microsoft, type OnnxBuilder } from "../onnx.ts";
+import type { ActivationKind } from "../ops.ts";
+
+/** ONNX's default parameters are PyTorch's. */
+const activations = {
+  leakyRelu: "LeakyRelu",
+  elu: "Elu",
+  hardSwish: "HardSwish",
+  tanh: "Tanh",
+  sigmoid: "Sigmoid",
+  softsign: "Softsign",
+  mish: "Mish",
+} satisfies Record<ActivationKind, string>;
 
 const rules: EmitRules = {
   add: (node, onnx) => elementwise("Add", node, onnx),
   multiply: (node, onnx) => elementwise("Mul", node, onnx),
+  relu: (node, onnx) => onnx.node("Relu", names(node, onnx), node.outputs),
   silu: (node, onnx) => onnx.node("QuickGelu", names(node, onnx), node.outputs, { alpha: { float: 1 } }, microsoft),
   gelu: (node, onnx) => onnx.node("Gelu", names(node, onnx), node.outputs, {}, microsoft),
   quickGelu: (node, onnx) => onnx.node("QuickGelu", names(node, onnx), node.outputs, { alpha: { float: 1.702 } }, microsoft),
+  activate: (node, onnx) => onnx.node(activations[node.attributes.kind], names(node, onnx), node.outputs),
   clamp: (node, onnx) => {
     const { minimum, maximum } = node.attributes;
     onnx.node("Clip", [...names(node, onnx), onnx.floats([minimum], []), onnx.floats([maximum], [])], node.outputs);
@@ -21,6 +35,7 @@ const rules: EmitRules = {
     onnx.node("Conv", names(node, onnx), node.outputs, attributes);
   },
   linear: emitLinear,
+  lowRankLinear: emitLowRankLinear,
   groupNorm: emitGroupNorm,
   layerNorm: (node, onnx) =>
     onnx.node("LayerNormalization", names(node, onnx), node.outputs, { axis: -1, epsilon: { float: node.attributes.epsilon } }),
@@ -42,20 +57,27 @@ const rules: EmitRules = {
     const attributes = { mode: "nearest", coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" };
     onnx.node("Resize", [...names(node, onnx), "", "", onnx.dims(node.outputs[0]!.shape)], node.outputs, attributes);
   },
+  halve: (node, onnx) => onnx.node("AveragePool", names(node, onnx), node.outputs, { kernel_shape: [2, 2], strides: [2, 2], ceil_mode: 1 }),
+  spatialMean: (node, onnx) => onnx.node("GlobalAveragePool", names(node, onnx), node.outputs),
 };
 
 export const cpuEmitter: Emitter = {
   rules,
   ops: new Set([
+    ...Object.values(activations),
     "Add",
+    "AveragePool",
     "Clip",
     "Concat",
     "Conv",
     "Gemm",
+    "GlobalAveragePool",
     "Identity",
+    "If",
     "InstanceNormalization",
     "LayerNormalization",
     "Mul",
+    "Relu",
     "Reshape",
     "Resize",
     "Split",
@@ -77,21 +99,71 @@ function elementwise(op: string, node: AnyNode, onnx: OnnxBuilder): void {
   onnx.node(op, names(node, onnx), node.outputs);
 }
 
-/** Gemm adds the bias itself but wants a matrix; FusedMatMul takes any rank. Neither needs a transposed copy of the weight. */
 function emitLinear(node: NodeOf<"linear">, onnx: OnnxBuilder): void {
   const [x, weight, bias] = names(node, onnx);
+  const [input, out] = [node.inputs[0]!, node.outputs[0]!];
+  affine(onnx, { name: x!, shape: input.shape }, weight!, bias ?? null, out.shape, (op, inputs, attributes, domain) => {
+    onnx.node(op, inputs, [out], attributes, domain);
+    return onnx.name(out);
+  });
+}
+
+interface Operand {
+  name: string;
+  shape: Shape;
+}
+/** Adds the node that makes a result, under the result's own name or a temporary one. */
+type Finish = (op: string, inputs: readonly string[], attributes?: Readonly<Record<string, AttributeValue>>, domain?: string) => string;
+
+/**
+ * x times weight [out, in] transposed, plus bias. Gemm adds the bias itself but wants a matrix; FusedMatMul takes any rank.
+ * Neither needs a transposed copy of the weight.
+ */
+function affine(onnx: OnnxBuilder, x: Operand, weight: string, bias: string | null, out: Shape, finish: Finish): string {
+  if (bias === null) return finish("FusedMatMul", [x.name, weight], { transB: 1 }, microsoft);
+  if (out.length === 2) return finish("Gemm", [x.name, weight, bias], { transB: 1 });
+  const rows = product(out.slice(0, -1));
+  const [depth, width] = [x.shape.at(-1) as number, out.at(-1) as number];
+  const flat = onnx.temporary("Reshape", [x.name, onnx.ints([-1, depth])], [rows, depth]);
+  const result = onnx.temporary("Gemm", [flat, weight, bias], [rows, width], { transB: 1 });
+  return finish("Reshape", [result, onnx.dims(out)]);
+}
+
+/**
+ * Two ways, chosen at each run. With many rows the product up * down, added to the weight, costs less than what a pair adds
+ * to every row, whatever its rank; with few rows the pair is applied to them beside the weight, which stays packed.
+ */
+function emitLowRankLinear(node: NodeOf<"lowRankLinear">, onnx: OnnxBuilder): void {
+  const [input, weight, down, up] = node.inputs as [Value, Value, Value, Value];
   const out = node.outputs[0]!;
-  if (!bias) {
-    onnx.node("FusedMatMul", [x!, weight!], node.outputs, { transB: 1 }, microsoft);
-  } else if (out.shape.length === 2) {
-    onnx.node("Gemm", [x!, weight!, bias], node.outputs, { transB: 1 });
-  } else {
-    const rows = product(out.shape.slice(0, -1));
-    const [width, depth] = node.inputs[1]!.shape as number[];
-    const flat = onnx.temporary("Reshape", [x!, onnx.ints([-1, depth!])], [rows, depth!]);
-    const result = onnx.temporary("Gemm", [flat, weight!, bias], [rows, width!], { transB: 1 });
-    onnx.node("Reshape", [result, onnx.dims(out.shape)], node.outputs);
-  }
+  const { perItem } = node.attributes;
+  const bias = node.inputs[4] ? onnx.name(node.inputs[4]) : null;
+  const [width, depth] = weight.shape as [number, number];
+  const rank = down.shape.at(-2)!;
+  const items = perItem ? [input.shape[0]!] : [];
+  // An item's own matrix multiplies a matrix: a row per item becomes one of a single row.
+  const single = perItem && input.shape.length === 2;
+  const rows = single ? [1] : input.shape.slice(perItem ? 1 : 0, -1);
+  const x = (): Operand => {
+    const shape = [...items, ...rows, depth];
+    return { name: single ? onnx.temporary("Reshape", [onnx.name(input), onnx.ints([-1, 1, depth])], shape) : onnx.name(input), shape };
+  };
+  const shapeOut = [...items, ...rows, width];
+  const finish: Finish = (op, inputs, attributes, domain) => onnx.temporary(op, inputs, shapeOut, attributes, domain);
+  const back = (name: string): string => (single ? onnx.temporary("Reshape", [name, onnx.ints([-1, width])], out.shape) : name);
+  const merged = (): string => {
+    const product = onnx.temporary("FusedMatMul", [onnx.name(up), onnx.name(down)], [...items, width, depth], {}, microsoft);
+    const sum = onnx.temporary("Add", [product, onnx.name(weight)], [...items, width, depth]);
+    if (!perItem || bias === null) return back(affine(onnx, x(), sum, bias, shapeOut, finish));
+    return back(finish("Add", [affine(onnx, x(), sum, null, shapeOut, finish), bias]));
+  };
+  const beside = (): string => {
+    const from = x();
+    const inner = onnx.temporary("FusedMatMul", [from.name, onnx.name(down)], [...items, ...rows, rank], { transB: 1 }, microsoft);
+    const change = finish("FusedMatMul", [inner, onnx.name(up)], { transB: 1 }, microsoft);
+    return back(finish("Add", [affine(onnx, from, onnx.name(weight), bias, shapeOut, finish), change]));
+  };
+  onnx.choose(onnx.isAtLeast(product(rows), depth), out, { whenTrue: merged, whenFalse: beside });
 }
 
 /** InstanceNormalization over the groups (a shade quicker than LayerNormalization here), then scale and shift per channel. */
