@@ -53,7 +53,14 @@ export const grantClaimsSchema = z.strictObject({
           progress: z.string().describe("capability: POST progress"),
         }),
         inputs: z
-          .array(z.strictObject({ sha256: sha256Schema, bytes: z.int().positive(), capability: z.string().describe("GET the object") }))
+          .array(
+            z.strictObject({
+              sha256: sha256Schema,
+              bytes: z.int().positive(),
+              key: z.string().min(1).describe("object key"),
+              capability: z.string().describe("GET the object"),
+            }),
+          )
           .describe("input files of the execution: pictures and the files of its adapters, each once"),
         adapters: z
           .array(z.strictObject({ hash: contentHashSchema, files: z.array(adapterFileSchema).nonempty() }))

@@ -1,12 +1,14 @@
 import { DurableObject } from "cloudflare:workers";
+import { z } from "zod";
 import type { PoolStatus } from "../../shared/admin.ts";
 import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { type ErrorCode, jobErrorSchema } from "../../shared/errors.ts";
+import { contentHashSchema } from "../../shared/names.ts";
 import { type RunnerMessage, resultSchema } from "../../shared/protocol.ts";
 import { type Env, settings } from "../env.ts";
 import { errorFields, log } from "../log.ts";
 import { announceRunning, settle } from "../settle.ts";
-import { leaseMessage, ParamsRefused } from "./grants.ts";
+import { leaseMessage, ParamsRefused, type Prepared, prepare } from "./grants.ts";
 import { disconnected, greet, isRevoked, mayGreet, restarted, revoke, seen, silent } from "./instances.ts";
 import { answer, type Conversation, logLease, parseMessage } from "./messages.ts";
 import { choose, nextDue } from "./policy.ts";
@@ -20,6 +22,13 @@ import { canTake, describeExecution, poolStatus } from "./views.ts";
 
 /** Least time to the next alarm after something failed in one, in milliseconds. */
 const ALARM_PAUSE_MS = 1000;
+
+/** What D1 says of an offered execution. */
+interface OfferedRow extends Record<"tenant_id" | "pool" | "params_sha256" | "model_hash" | "batch_key" | "state", string> {
+  readonly engine_version: number;
+  /** JSON list of content hashes. */
+  readonly adapters: string;
+}
 
 /**
  * The only authority on a pool's executions until they are terminal: one object per pool, named after it.
@@ -73,14 +82,17 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     const known = store.knows(this.#sql, execution);
     if (known) return known;
     const row = await this.env.DB.prepare(
-      "SELECT tenant_id, pool, params_sha256, model_hash, state, json_extract(params, '$.engine_version') AS engine_version FROM executions WHERE id = ?",
+      `SELECT tenant_id, pool, params_sha256, model_hash, batch_key, state, json_extract(params, '$.engine_version') AS engine_version,
+         (SELECT json_group_array(value ->> 'hash') FROM json_each(inputs, '$.adapters')) AS adapters
+       FROM executions WHERE id = ?`,
     )
       .bind(execution)
-      .first<{ tenant_id: string; pool: string; params_sha256: string; model_hash: string; state: string; engine_version: number }>();
+      .first<OfferedRow>();
     if (row?.state !== "active") return "gone";
-    const { model_hash, engine_version } = row;
+    const { model_hash, engine_version, batch_key } = row;
     if (row.tenant_id !== tenant || row.pool !== this.#pool || row.params_sha256 !== params_sha256) return "altered";
-    const offered = { execution, tenant, params_sha256, model_hash, engine_version, request_id };
+    const adapters = z.array(contentHashSchema).parse(JSON.parse(row.adapters));
+    const offered = { execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters };
     const taken = this.#change(now => {
       this.#sweeper.runBy(now + settings(this.env).SWEEP_MS);
       return store.enqueue(this.#sql, offered);
@@ -278,30 +290,46 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   /** Grants whatever can be granted now. */
   #grant(now: number): void {
     const granted = this.ctx.storage.transactionSync(() => {
-      const leases: LeaseRow[] = [];
+      const grants: LeaseRow[][] = [];
       for (let choice = choose(this.#sql, now, this.#times); choice; choice = choose(this.#sql, now, this.#times)) {
-        leases.push(store.lease(this.#sql, choice.execution, choice.instance, now, this.#times));
+        grants.push(store.lease(this.#sql, choice, now, this.#times));
       }
-      return leases;
+      return grants;
     });
-    for (const lease of granted) this.ctx.waitUntil(this.#deliver(lease));
+    for (const leases of granted) this.ctx.waitUntil(this.#deliver(leases));
   }
 
   /** Sends a grant. What fails on the way, fails silently for the runner: the grant isn't acknowledged, and so withdrawn. */
-  async #deliver(lease: LeaseRow): Promise<void> {
-    const { execution, instance } = lease;
-    const row = store.executionRow(this.#sql, execution);
-    if (!row) return;
+  async #deliver(leases: readonly LeaseRow[]): Promise<void> {
+    const prepared = await Promise.all(leases.map(lease => this.#prepare(lease)));
+    const isHeld = ({ lease }: Prepared) => store.currentLease(this.#sql, lease, lease.instance) !== undefined;
+    const [first, ...others] = prepared.filter(execution => execution !== undefined).filter(isHeld);
+    if (!first) return;
     try {
-      const message = await leaseMessage(this.env, this.#pool, row, lease);
-      if (!store.currentLease(this.#sql, lease, instance)) return;
-      this.#sockets.send(instance, message);
-      logLease(this.#sql, "info", "lease granted", instance, lease);
+      const message = await leaseMessage(this.env, this.#pool, [first, ...others]);
+      // What is over by now, the runner learns when it accepts.
+      if (![first, ...others].some(isHeld)) return;
+      this.#sockets.send(first.lease.instance, message);
+      for (const { lease } of [first, ...others])
+        logLease(this.#sql, "info", "lease granted", lease.instance, lease, { batch: 1 + others.length });
+    } catch (error) {
+      logLease(this.#sql, "error", "grant not made", first.lease.instance, first.lease, errorFields(error));
+    }
+  }
+
+  /** Undefined for an execution that cannot be granted; the others of its batch can. */
+  async #prepare(lease: LeaseRow): Promise<Prepared | undefined> {
+    const { execution: id, instance } = lease;
+    const execution = store.executionRow(this.#sql, id);
+    if (!execution) return undefined;
+    try {
+      return await prepare(this.env, { execution, lease });
     } catch (error) {
       logLease(this.#sql, "error", "grant not made", instance, lease, errorFields(error));
-      if (!(error instanceof ParamsRefused)) return;
+      if (!(error instanceof ParamsRefused)) return undefined;
       const reason = { code: "internal", message: `The execution could not be granted: ${error.message}.` } as const;
       this.#change(now => store.failLeased(this.#sql, lease, reason, instance, now));
+      return undefined;
     }
   }
 

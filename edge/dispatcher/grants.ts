@@ -1,8 +1,10 @@
 import { sha256Hex } from "../../shared/canonical.ts";
 import { PROTOCOL_VERSION } from "../../shared/engine.ts";
+import { parseJson } from "../../shared/json.ts";
 import { type DispatcherMessage, stagingKey } from "../../shared/protocol.ts";
 import { sign } from "../../shared/signing.ts";
 import { type Env, settings } from "../env.ts";
+import { type ExecutionInputs, executionInputsSchema } from "../inputs.ts";
 import type { ExecutionRow, LeaseRow } from "./tables.ts";
 
 /** Most bytes of a result file. */
@@ -15,38 +17,59 @@ export function progressKey(execution: string): string {
   return `progress/${execution}`;
 }
 
-/** The parameters of an execution in D1 are gone, or are not what was signed. */
+/** An execution's row in D1 is gone, or is not what was signed. */
 export class ParamsRefused extends Error {
   override readonly name = "ParamsRefused";
 }
 
-/**
- * The message that gives a lease to its instance: parameters from D1, and a signed grant with the capabilities for this lease alone.
- * @throws ParamsRefused
- */
-export async function leaseMessage(
-  env: Env,
-  pool: string,
-  { id, params_sha256, request_id }: ExecutionRow,
-  lease: LeaseRow,
-): Promise<DispatcherMessage> {
-  const params = await loadParams(env, id, params_sha256);
-  const { instance, epoch, attempt_deadline } = lease;
-  const scope = { execution: id, epoch, instance, pool, exp: Math.ceil(attempt_deadline / 1000) };
-  const { CAPABILITY_KEY, GRANT_KEY } = settings(env);
-  const [result, progress] = await Promise.all([
-    sign("capability", { ...scope, method: "PUT", key: stagingKey(id, epoch), max_bytes: MAX_RESULT_BYTES }, CAPABILITY_KEY),
-    sign("capability", { ...scope, method: "POST", key: progressKey(id), max_bytes: MAX_PROGRESS_BYTES }, CAPABILITY_KEY),
-  ]);
-  const execution = { execution: id, epoch, params_sha256, attempt_deadline, request_id, capabilities: { result, progress }, inputs: [], adapters: [] };
-  const exp = Math.ceil(lease.ack_deadline / 1000);
-  const grant = await sign("grant", { instance, executions: [execution], exp }, GRANT_KEY);
-  return { v: PROTOCOL_VERSION, type: "lease", grant, executions: [{ execution: id, epoch, params }] };
+/** A lease and what it is about. */
+export interface Granted {
+  readonly execution: ExecutionRow;
+  readonly lease: LeaseRow;
+}
+/** What a runner has to know of an execution, from D1. */
+export interface Prepared extends Granted {
+  readonly params: string;
+  readonly inputs: ExecutionInputs;
 }
 
-async function loadParams(env: Env, execution: string, sha256: string): Promise<string> {
-  const row = await env.DB.prepare("SELECT params FROM executions WHERE id = ?").bind(execution).first<{ params: string }>();
+/** @throws ParamsRefused */
+export async function prepare(env: Env, { execution, lease }: Granted): Promise<Prepared> {
+  const row = await env.DB.prepare("SELECT params, inputs FROM executions WHERE id = ?")
+    .bind(execution.id)
+    .first<{ params: string; inputs: string }>();
   if (!row) throw new ParamsRefused("its parameters are gone");
-  if ((await sha256Hex(row.params)) !== sha256) throw new ParamsRefused("its parameters are not what was signed");
-  return row.params;
+  if ((await sha256Hex(row.params)) !== execution.params_sha256) throw new ParamsRefused("its parameters are not what was signed");
+  const inputs = executionInputsSchema.safeParse(parseJson(row.inputs));
+  if (!inputs.success) throw new ParamsRefused("its inputs are malformed");
+  return { execution, lease, params: row.params, inputs: inputs.data };
+}
+
+/** The message that gives the leases of one grant to their instance: a grant signed over all, with the capabilities for each lease alone. */
+export async function leaseMessage(env: Env, pool: string, batch: readonly [Prepared, ...Prepared[]]): Promise<DispatcherMessage> {
+  const { instance, ack_deadline } = batch[0].lease;
+  const executions = await Promise.all(batch.map(prepared => grantedExecution(env, pool, prepared)));
+  const grant = await sign("grant", { instance, executions, exp: Math.ceil(ack_deadline / 1000) }, settings(env).GRANT_KEY);
+  return {
+    v: PROTOCOL_VERSION,
+    type: "lease",
+    grant,
+    executions: batch.map(({ execution, lease, params }) => ({ execution: execution.id, epoch: lease.epoch, params })),
+  };
+}
+
+async function grantedExecution(env: Env, pool: string, { execution: row, lease, inputs }: Prepared) {
+  const { id: execution, params_sha256, request_id } = row;
+  const { instance, epoch, attempt_deadline } = lease;
+  const may = (method: "GET" | "PUT" | "POST", key: string, max_bytes: number) => {
+    const scope = { execution, epoch, instance, pool, exp: Math.ceil(attempt_deadline / 1000) };
+    return sign("capability", { ...scope, method, key, max_bytes }, settings(env).CAPABILITY_KEY);
+  };
+  const [result, progress, ...files] = await Promise.all([
+    may("PUT", stagingKey(execution, epoch), MAX_RESULT_BYTES),
+    may("POST", progressKey(execution), MAX_PROGRESS_BYTES),
+    ...inputs.files.map(async file => ({ ...file, capability: await may("GET", file.key, file.bytes) })),
+  ]);
+  const capabilities = { result, progress };
+  return { execution, epoch, params_sha256, attempt_deadline, request_id, capabilities, inputs: files, adapters: inputs.adapters };
 }

@@ -10,6 +10,7 @@ export interface Hello {
   readonly engine_version: number;
   readonly provider: string;
   readonly models: readonly string[];
+  readonly max_batch: number;
   readonly leases: readonly Lease[];
 }
 export type Verdict = Lease & { verdict: "keep" | "abandon" };
@@ -32,7 +33,7 @@ export function mayGreet(sql: SqlStorage, instance: string, token: string): bool
  * we believed it to hold but that it doesn't name is lost, or withdrawn where it never accepted it.
  */
 export function greet(sql: SqlStorage, hello: Hello, token: string, now: number, times: Times): Greeting {
-  const { instance, engine_version, provider, models } = hello;
+  const { instance, engine_version, provider, models, max_batch } = hello;
   const verdicts = hello.leases.map(lease => ({ ...lease, verdict: verdict(sql, lease, instance) }));
   const kept = verdicts.filter(({ verdict }) => verdict === "keep");
   const accepted = kept.filter(lease => accept(sql, lease, instance, now) === "first");
@@ -43,10 +44,10 @@ export function greet(sql: SqlStorage, hello: Hello, token: string, now: number,
     .filter(({ execution, epoch }) => !kept.some(lease => lease.execution === execution && lease.epoch === epoch))
     .flatMap(({ execution, accepted_at }) => lose(sql, execution, accepted_at === null ? "not_acknowledged" : "not_held", now, times));
   sql.exec(
-    `INSERT INTO instances (id, token, provider, engine_version, models, ready, connected, last_seen) VALUES (?, ?, ?, ?, ?, 0, 1, ?)
+    `INSERT INTO instances (id, token, provider, engine_version, models, max_batch, ready, connected, last_seen) VALUES (?, ?, ?, ?, ?, ?, 0, 1, ?)
      ON CONFLICT (id) DO UPDATE SET provider = excluded.provider, engine_version = excluded.engine_version, models = excluded.models,
-       ready = 0, connected = 1, last_seen = excluded.last_seen, paused_until = 0`,
-    ...[instance, token, provider, engine_version, JSON.stringify(models), now],
+       max_batch = excluded.max_batch, ready = 0, connected = 1, last_seen = excluded.last_seen, paused_until = 0`,
+    ...[instance, token, provider, engine_version, JSON.stringify(models), max_batch, now],
   );
   return { verdicts, ended, accepted: accepted.map(({ execution, epoch }) => ({ execution, epoch })) };
 }
@@ -69,11 +70,12 @@ export function seen(sql: SqlStorage, instance: string, now: number): void {
   sql.exec("UPDATE instances SET last_seen = ? WHERE id = ?", now, instance);
 }
 
-/** How many more executions the instance takes. Grants that it has not accepted yet were not in its count. */
-export function ready(sql: SqlStorage, instance: string, n: number): void {
+/** How many more grants the instance takes, and what it has in memory. Grants that it has not accepted yet were not in its count. */
+export function ready(sql: SqlStorage, instance: string, n: number, resident: readonly string[] = []): void {
   sql.exec(
-    "UPDATE instances SET ready = max(0, ?1 - (SELECT COUNT(*) FROM leases WHERE instance = ?2 AND accepted_at IS NULL)) WHERE id = ?2",
-    ...[n, instance],
+    `UPDATE instances SET resident = ?3, ready = max(0, ?1 - (
+       SELECT COUNT(DISTINCT grant_number) FROM leases WHERE instance = ?2 AND accepted_at IS NULL)) WHERE id = ?2`,
+    ...[n, instance, JSON.stringify(resident)],
   );
 }
 

@@ -43,7 +43,7 @@ type Answers = {
 };
 
 const answers = {
-  ready: ({ sql }, instance, { n }) => ready(sql, instance, n),
+  ready: ({ sql }, instance, { n, resident }) => ready(sql, instance, n, resident),
   accept: ({ sql, sockets, running }, instance, { leases }, now) => {
     for (const lease of leases) {
       const taken = accept(sql, lease, instance, now);
@@ -53,7 +53,7 @@ const answers = {
   },
   reject: ({ sql, times }, instance, { leases, reason }, now) => {
     for (const lease of leases) {
-      if (handBack(sql, lease, instance, now, times)) logLease(sql, "warn", "grant rejected", instance, lease, { reason });
+      if (handBack(sql, lease, "rejected", instance, now, times)) logLease(sql, "warn", "grant rejected", instance, lease, { reason });
     }
   },
   heartbeat: ({ sql, sockets }, instance, { leases }, now) => {
@@ -73,7 +73,7 @@ const answers = {
   },
   release: ({ sql, times }, instance, { leases }, now) => {
     for (const lease of leases) {
-      if (handBack(sql, lease, instance, now, times)) logLease(sql, "info", "lease released", instance, lease);
+      if (handBack(sql, lease, "released", instance, now, times)) logLease(sql, "info", "lease released", instance, lease);
     }
   },
 } as const satisfies Answers;

@@ -1,40 +1,109 @@
-import { first } from "./tables.ts";
+import { z } from "zod";
+import { type ExecutionRow, first, type InstanceRow } from "./tables.ts";
 import { stallsAt, type Times } from "./times.ts";
 
 /** Who computes what next, and when the object has to look again. */
 
+/** One grant to be made. */
 export interface Choice {
-  readonly execution: string;
   readonly instance: string;
+  /** Several where they are computed as one batch. The first is whose turn it was. */
+  readonly executions: readonly string[];
+  /** The execution whose turn it was, where one of its tenant that the instance is warm for goes first. */
+  readonly overtaken: string | null;
+}
+
+/** How many executions of a tenant are looked at for one that an instance is warm for, per model in its memory. */
+const AFFINITY_WINDOW = 8;
+/** How often an execution lets others go first. */
+const MOST_OVERTAKEN = 4;
+/** Waiting executions among which a batch looks for its members. */
+const BATCH_WINDOW = 256;
+
+type Instance = Pick<InstanceRow, "id" | "engine_version" | "models" | "resident" | "max_batch">;
+type Waiting = Pick<ExecutionRow, "id" | "tenant" | "model_hash" | "adapters" | "overtaken" | "batch_key">;
+/** What an instance would get, and how warm it is for it: 0, its model would have to be loaded; 1, an adapter; 2, nothing. */
+interface Candidate {
+  readonly execution: Waiting;
+  readonly warmth: number;
+  readonly overtaken: string | null;
 }
 
 /**
- * The next execution to grant, and the instance that gets it; undefined when nothing can be granted now.
+ * The next grant to make; undefined when nothing can be granted now.
+ *
  * Instances with credit are asked in the order in which they last got something. Each takes what was handed back uncomputed, else the oldest
- * execution that it can compute of the tenant that was served least recently.
+ * execution that it can compute of the tenant that was served least recently, or one shortly behind that it is warm for. Of these the instance
+ * gets its own that is warmest. Its grant is then filled up with what can be computed in one batch with it, of any tenant, each tenant's first
+ * before anybody's second. A turn is a grant: all tenants in it have had theirs.
  */
 export function choose(sql: SqlStorage, now: number, times: Times): Choice | undefined {
   const instances = sql
-    .exec<{ id: string; engine_version: number; models: string }>(
-      `SELECT id, engine_version, models FROM instances
+    .exec<Instance>(
+      `SELECT id, engine_version, models, resident, max_batch FROM instances
        WHERE connected = 1 AND ready > 0 AND paused_until <= ?1 AND last_seen + ?2 > ?1 ORDER BY last_granted`,
       ...[now, times.lease],
     )
     .toArray();
-  for (const { id, engine_version, models } of instances) {
-    const execution = handedBack(sql, engine_version, models) ?? leastServed(sql, engine_version, models);
-    if (execution !== undefined) return { execution, instance: id };
+  let best: (Candidate & { instance: Instance }) | undefined;
+  for (const instance of instances) {
+    const candidate = candidateOf(sql, instance);
+    if (candidate && candidate.warmth > (best?.warmth ?? -1)) best = { ...candidate, instance };
   }
-  return undefined;
+  if (!best) return undefined;
+  const { instance, execution, overtaken } = best;
+  return { instance: instance.id, executions: [execution.id, ...companions(sql, execution, instance.max_batch - 1)], overtaken };
 }
 
-function handedBack(sql: SqlStorage, engineVersion: number, models: string): string | undefined {
-  const query = `SELECT id FROM executions WHERE state = 'queued' AND front = 1 AND engine_version = ?1
+function candidateOf(sql: SqlStorage, instance: Instance): Candidate | undefined {
+  const resident = new Set(listOf(instance.resident));
+  const first = handedBack(sql, instance);
+  if (first) return { execution: first, warmth: warmth(first, resident), overtaken: null };
+  const next = leastServed(sql, instance);
+  if (!next) return undefined;
+  const cold = { execution: next, warmth: warmth(next, resident), overtaken: null };
+  if (cold.warmth === WARMEST || next.overtaken >= MOST_OVERTAKEN) return cold;
+  return warmer(sql, instance, cold, resident) ?? cold;
+}
+
+/** An execution shortly behind that the instance is warmer for. */
+function warmer(
+  sql: SqlStorage,
+  { engine_version, models }: Instance,
+  cold: Candidate,
+  resident: ReadonlySet<string>,
+): Candidate | undefined {
+  const { execution: next } = cold;
+  const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND tenant = ? AND engine_version = ? AND model_hash = ?
+    ORDER BY seq LIMIT ?`;
+  const found = listOf(models)
+    .filter(model => resident.has(model))
+    .flatMap(model => sql.exec<Waiting>(query, next.tenant, engine_version, model, AFFINITY_WINDOW).toArray())
+    .map(execution => ({ execution, warmth: warmth(execution, resident), overtaken: next.id }))
+    .filter(candidate => candidate.warmth > cold.warmth);
+  return found.sort((a, b) => b.warmth - a.warmth)[0];
+}
+
+const WARMEST = 2;
+function warmth({ model_hash, adapters }: Waiting, resident: ReadonlySet<string>): number {
+  if (!resident.has(model_hash)) return 0;
+  return listOf(adapters).every(adapter => resident.has(adapter)) ? WARMEST : 1;
+}
+
+const hashes = z.array(z.string());
+function listOf(json: string): string[] {
+  return hashes.parse(JSON.parse(json));
+}
+
+const columns = "id, tenant, model_hash, adapters, overtaken, batch_key";
+
+function handedBack(sql: SqlStorage, { engine_version, models }: Instance): Waiting | undefined {
+  const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND front = 1 AND engine_version = ?1
     AND model_hash IN (SELECT value FROM json_each(?2)) ORDER BY seq LIMIT 1`;
-  return first<{ id: string }>(sql, query, engineVersion, models)?.id;
+  return first<Waiting>(sql, query, engine_version, models);
 }
 
-function leastServed(sql: SqlStorage, engineVersion: number, models: string): string | undefined {
+function leastServed(sql: SqlStorage, { engine_version, models }: Instance): Waiting | undefined {
   // Looks into the index once per waiting tenant and once more per model, however many executions wait or tenants are known.
   const oldest =
     "SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND engine_version = ?1 AND model_hash = value";
@@ -48,8 +117,25 @@ function leastServed(sql: SqlStorage, engineVersion: number, models: string): st
       SELECT served, tenants.rowid AS arrived, (SELECT min((${oldest})) FROM json_each(?2)) AS seq
       FROM waiting JOIN tenants ON tenants.id = waiting.tenant
     )
-    SELECT id FROM executions WHERE seq = (SELECT seq FROM heads WHERE seq IS NOT NULL ORDER BY served, arrived LIMIT 1)`;
-  return first<{ id: string }>(sql, query, engineVersion, models)?.id;
+    SELECT ${columns} FROM executions WHERE seq = (SELECT seq FROM heads WHERE seq IS NOT NULL ORDER BY served, arrived LIMIT 1)`;
+  return first<Waiting>(sql, query, engine_version, models);
+}
+
+/** What is computed in one batch with an execution: its key names engine version and model, too. */
+function companions(sql: SqlStorage, { id, tenant, batch_key }: Waiting, most: number): string[] {
+  if (batch_key === "" || most < 1) return [];
+  const query = `
+    WITH mates AS (
+      SELECT id, tenant, front, seq FROM executions WHERE state = 'queued' AND batch_key = ?1 AND batch_key <> '' AND id <> ?2 ORDER BY seq LIMIT ${BATCH_WINDOW}
+    ),
+    rounds AS (
+      SELECT id, tenant, row_number() OVER (PARTITION BY tenant ORDER BY front DESC, seq) + (tenant = ?3) AS round FROM mates
+    )
+    SELECT rounds.id FROM rounds JOIN tenants ON tenants.id = rounds.tenant ORDER BY round, served, tenants.rowid LIMIT ?4`;
+  return sql
+    .exec<{ id: string }>(query, batch_key, id, tenant, most)
+    .toArray()
+    .map(row => row.id);
 }
 
 /** The earliest time at which something falls due without anybody calling; null when nothing will. */

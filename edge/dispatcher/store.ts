@@ -1,5 +1,6 @@
 import type { JobError } from "../../shared/errors.ts";
 import type { Lease, Result } from "../../shared/protocol.ts";
+import type { Choice } from "./policy.ts";
 import { type ExecutionRow, first, type LeaseRow, type Outcome } from "./tables.ts";
 import { settleDelay, stallsAt, type Times, TOMBSTONE_MS } from "./times.ts";
 
@@ -30,17 +31,22 @@ export interface OfferedExecution {
   readonly model_hash: string;
   readonly engine_version: number;
   readonly request_id: string;
+  /** Executions of the same key may be computed as one batch. */
+  readonly batch_key: string;
+  /** Content hashes. */
+  readonly adapters: readonly string[];
 }
 
 /** A verified offer whose row is live. A known id changes nothing. */
 export function enqueue(sql: SqlStorage, offered: OfferedExecution): "queued" | "known" | "tombstoned" {
   const known = knows(sql, offered.execution);
   if (known) return known;
-  const { execution, tenant, params_sha256, model_hash, engine_version, request_id } = offered;
+  const { execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters } = offered;
   sql.exec("INSERT INTO tenants (id, served) VALUES (?, 0) ON CONFLICT DO NOTHING", tenant);
   sql.exec(
-    `INSERT INTO executions (id, tenant, params_sha256, model_hash, engine_version, request_id, state) VALUES (?, ?, ?, ?, ?, ?, 'queued')`,
-    ...[execution, tenant, params_sha256, model_hash, engine_version, request_id],
+    `INSERT INTO executions (id, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters, state)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued')`,
+    ...[execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, JSON.stringify(adapters)],
   );
   return "queued";
 }
@@ -70,24 +76,31 @@ export function abandon(sql: SqlStorage, execution: string, now: number): EndedL
   return ended;
 }
 
-/** Gives a queued execution to an instance, under the next epoch. The grant takes one of the instance's credits and the tenant's turn. */
-export function lease(sql: SqlStorage, execution: string, instance: string, now: number, times: Times): LeaseRow {
-  sql.exec("UPDATE pool SET grants = grants + 1");
-  const { epoch } = sql
-    .exec<{ epoch: number }>(
-      "UPDATE executions SET state = 'leased', front = 0, epoch = epoch + 1 WHERE id = ? AND state = 'queued' RETURNING epoch",
-      execution,
-    )
-    .one();
-  sql.exec("UPDATE tenants SET served = (SELECT grants FROM pool) WHERE id = (SELECT tenant FROM executions WHERE id = ?)", execution);
-  sql.exec("UPDATE instances SET ready = ready - 1, last_granted = (SELECT grants FROM pool) WHERE id = ?", instance);
-  return sql
-    .exec<LeaseRow>(
-      `INSERT INTO leases (execution, epoch, instance, ack_deadline, last_heartbeat, counter_changed_at, attempt_deadline)
-       VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *`,
-      ...[execution, epoch, instance, now + times.ack, now, now, now + times.attempt],
-    )
-    .one();
+/**
+ * Gives queued executions to an instance as one grant, each under its next epoch. The grant takes one of the instance's credits and the turn of
+ * every tenant in it. A batch has as many times the time of one attempt as it has members.
+ */
+export function lease(sql: SqlStorage, { executions, instance, overtaken }: Choice, now: number, times: Times): LeaseRow[] {
+  const { grants } = sql.exec<{ grants: number }>("UPDATE pool SET grants = grants + 1 RETURNING grants").one();
+  sql.exec("UPDATE instances SET ready = ready - 1, last_granted = ? WHERE id = ?", grants, instance);
+  if (overtaken !== null) sql.exec("UPDATE executions SET overtaken = overtaken + 1 WHERE id = ?", overtaken);
+  return executions.map(execution => {
+    const { epoch, tenant } = sql
+      .exec<{ epoch: number; tenant: string }>(
+        `UPDATE executions SET state = 'leased', front = 0, epoch = epoch + 1, batch_size = ? WHERE id = ? AND state = 'queued'
+         RETURNING epoch, tenant`,
+        ...[executions.length, execution],
+      )
+      .one();
+    sql.exec("UPDATE tenants SET served = ? WHERE id = ?", grants, tenant);
+    return sql
+      .exec<LeaseRow>(
+        `INSERT INTO leases (execution, epoch, instance, ack_deadline, last_heartbeat, counter_changed_at, attempt_deadline, grant_number)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING *`,
+        ...[execution, epoch, instance, now + times.ack, now, now, now + times.attempt * executions.length, grants],
+      )
+      .one();
+  });
 }
 
 /** The current lease, if it is this one. */
@@ -106,22 +119,47 @@ export function accept(sql: SqlStorage, lease: Lease, instance: string, now: num
 
 /**
  * The runner gives the lease back without having computed: a grant refused, or a drain. It does not count as an attempt and is next in line;
- * so that the two don't play ball, the instance gets nothing new for a while. False where the lease was over.
+ * so that the two don't play ball, the instance gets nothing new for a while. What was refused in a batch is tried alone, since one member may
+ * be what the others are refused for. False where the lease was over.
  */
-export function handBack(sql: SqlStorage, lease: Lease, instance: string, now: number, times: Times): boolean {
+export function handBack(
+  sql: SqlStorage,
+  lease: Lease,
+  why: "rejected" | "released",
+  instance: string,
+  now: number,
+  times: Times,
+): boolean {
   if (!currentLease(sql, lease, instance)) return false;
+  if (why === "rejected") partFromBatch(sql, lease.execution);
   takeBack(sql, lease.execution, now, times);
   return true;
 }
 
 function takeBack(sql: SqlStorage, execution: string, now: number, times: Times): void {
   sql.exec(
-    `UPDATE instances SET paused_until = ?, ready = ready + (SELECT accepted_at IS NULL FROM leases WHERE execution = ?2)
-     WHERE id = (SELECT instance FROM leases WHERE execution = ?2)`,
-    ...[now + times.ack, execution],
+    "UPDATE instances SET paused_until = ? WHERE id = (SELECT instance FROM leases WHERE execution = ?)",
+    now + times.ack,
+    execution,
   );
+  returnCredit(sql, execution);
   sql.exec("DELETE FROM leases WHERE execution = ?", execution);
   sql.exec("UPDATE executions SET state = 'queued', front = 1 WHERE id = ?", execution);
+}
+
+/** The instance has its credit back with the last lease of a grant that it never accepted. */
+function returnCredit(sql: SqlStorage, execution: string): void {
+  sql.exec(
+    `UPDATE instances SET ready = ready + 1 WHERE id = (
+       SELECT instance FROM leases AS l WHERE execution = ? AND accepted_at IS NULL
+       AND NOT EXISTS (SELECT 1 FROM leases WHERE grant_number = l.grant_number AND execution <> l.execution))`,
+    execution,
+  );
+}
+
+/** What was granted in a batch is computed alone from now on. False where it was alone already. */
+function partFromBatch(sql: SqlStorage, execution: string): boolean {
+  return sql.exec("UPDATE executions SET batch_key = '' WHERE id = ? AND batch_size > 1 RETURNING id", execution).toArray().length > 0;
 }
 
 /** Signs of life. Returns the leases that are over, so that the runner stops them. */
@@ -193,7 +231,7 @@ export function fail(
 /** Ends an execution that cannot be granted, for example because its parameters are not what was signed. */
 export function failLeased(sql: SqlStorage, lease: Lease, error: JobError, instance: string, now: number): boolean {
   if (!currentLease(sql, lease, instance)) return false;
-  sql.exec("UPDATE instances SET ready = ready + 1 WHERE id = ?", instance);
+  returnCredit(sql, lease.execution);
   sql.exec("DELETE FROM leases WHERE execution = ?", lease.execution);
   conclude(sql, lease.execution, "failed", error, now);
   return true;
@@ -222,6 +260,8 @@ export function lose(sql: SqlStorage, execution: string, reason: EndReason, now:
   const blameless = reason === "not_acknowledged" || reason === "token_revoked";
   if (blameless) {
     const ended = endedLease(sql, execution, reason);
+    // A batch that isn't taken may have a member that no runner takes.
+    if (reason === "not_acknowledged") partFromBatch(sql, execution);
     takeBack(sql, execution, now, times);
     return ended;
   }
@@ -238,12 +278,14 @@ const lossTexts = {
   not_held: "its runner did not hold it any more",
 } as const satisfies Record<Exclude<EndReason, "not_acknowledged" | "token_revoked">, string>;
 
+/** A batch that is lost says nothing about its members: each is tried alone, and only what is lost alone counts. */
 function loseAttempt(sql: SqlStorage, execution: string, why: string, now: number, times: Times): void {
+  const counts = partFromBatch(sql, execution) ? 0 : 1;
   const { attempts } = sql
     .exec<{ attempts: number }>(
-      `UPDATE executions SET state = 'queued', outcome = NULL, detail = NULL, winner = NULL, settle_at = NULL, settle_failures = 0, attempts = attempts + 1
-       WHERE id = ? RETURNING attempts`,
-      execution,
+      `UPDATE executions SET state = 'queued', outcome = NULL, detail = NULL, winner = NULL, settle_at = NULL, settle_failures = 0,
+         attempts = attempts + ? WHERE id = ? RETURNING attempts`,
+      ...[counts, execution],
     )
     .one();
   if (attempts < times.maxAttempts) return;

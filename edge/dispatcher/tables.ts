@@ -55,7 +55,7 @@ const migrations = [
     provider TEXT NOT NULL,
     engine_version INTEGER NOT NULL,
     models TEXT NOT NULL,                       -- JSON list of content hashes
-    ready INTEGER NOT NULL,                     -- executions that it takes now
+    ready INTEGER NOT NULL,                     -- grants that it takes now
     connected INTEGER NOT NULL,
     last_seen INTEGER NOT NULL,
     last_granted INTEGER NOT NULL DEFAULT 0,
@@ -77,6 +77,20 @@ const migrations = [
     watches INTEGER NOT NULL DEFAULT 0          -- jobs that were announced so far
   );
   INSERT INTO pool (only_row) VALUES (1);
+  `,
+  `
+  ALTER TABLE executions ADD COLUMN batch_key TEXT NOT NULL DEFAULT '';    -- may be computed with others of the same key; '': alone
+  ALTER TABLE executions ADD COLUMN batch_size INTEGER NOT NULL DEFAULT 1; -- of its latest grant
+  ALTER TABLE executions ADD COLUMN adapters TEXT NOT NULL DEFAULT '[]';   -- JSON list of content hashes
+  ALTER TABLE executions ADD COLUMN overtaken INTEGER NOT NULL DEFAULT 0;  -- how often a later one of its tenant went first, for affinity
+  CREATE INDEX executions_batch ON executions (batch_key, seq) WHERE state = 'queued' AND batch_key <> '';
+
+  ALTER TABLE instances ADD COLUMN max_batch INTEGER NOT NULL DEFAULT 1;
+  ALTER TABLE instances ADD COLUMN resident TEXT NOT NULL DEFAULT '[]';    -- JSON list of content hashes: models and adapters in its memory
+
+  ALTER TABLE leases ADD COLUMN grant_number INTEGER NOT NULL DEFAULT 0;   -- leases of one grant were given together
+  UPDATE leases SET grant_number = -rowid;
+  CREATE INDEX leases_by_grant ON leases (grant_number);
   `,
 ] as const;
 
@@ -102,6 +116,10 @@ export type ExecutionRow = {
   settle_at: number | null;
   settle_failures: number;
   done_at: number | null;
+  batch_key: string;
+  batch_size: number;
+  adapters: string;
+  overtaken: number;
 };
 
 export type LeaseRow = {
@@ -115,6 +133,7 @@ export type LeaseRow = {
   counter_changed_at: number;
   step_ms: number;
   attempt_deadline: number;
+  grant_number: number;
 };
 
 export type InstanceRow = {
@@ -128,6 +147,8 @@ export type InstanceRow = {
   last_seen: number;
   last_granted: number;
   paused_until: number;
+  max_batch: number;
+  resident: string;
 };
 
 /** Creates the tables of a new object, or brings those of an older one up to date. */

@@ -44,6 +44,8 @@ const claimsOf: { [K in SignedKind]: () => Unsigned<K> } = {
         attempt_deadline: Date.now() + 60_000,
         request_id: "req_1",
         capabilities: { result: "a", progress: "b" },
+        inputs: [{ sha256: hash, bytes: 1, key: "inputs/x", capability: "c" }],
+        adapters: [{ hash: `sha256:${hash}`, files: [{ path: "a.safetensors", sha256: hash, bytes: 1 }] }],
       },
     ],
   }),

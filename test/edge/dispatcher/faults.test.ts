@@ -154,7 +154,7 @@ it("fails a job when its last attempt is lost", async () => {
     const execution = job.executions[0]!.id;
     runner.say({ type: "fail", execution, epoch, code: "runner_failed", message: "Out of memory.", retryable: true });
     if (epoch === 3) break;
-    runner.say({ type: "ready", n: 1 });
+    runner.say({ type: "ready", n: 1, resident: [] });
     expect(await runner.acceptLease()).toMatchObject({ epoch: epoch + 1 });
   }
   await until(async () => (await jobStatus(job.job)).status === "failed", "the end of the job");
@@ -168,12 +168,12 @@ it("refuses a result whose file is not there or is another one, and has it compu
   const result = await stage(lease);
   runner.say({ type: "complete", execution, epoch: 1, result: { ...result, sha256: "0".repeat(64) } });
   expect((await runner.next("refused")).reason).toBe(`expected a staged file with SHA-256 ${"0".repeat(64)}, got ${result.sha256}`);
-  runner.say({ type: "ready", n: 1 });
+  runner.say({ type: "ready", n: 1, resident: [] });
   const second = await runner.acceptLease();
   expect(second.epoch).toBe(2);
   runner.say({ type: "complete", execution, epoch: 2, result });
   expect((await runner.next("refused")).reason).toBe("there is no staged file");
-  runner.say({ type: "ready", n: 1 });
+  runner.say({ type: "ready", n: 1, resident: [] });
   const third = await runner.acceptLease();
   await complete(runner, third);
   expect(await runner.next("committed")).toMatchObject({ epoch: 3 });
@@ -267,7 +267,7 @@ it("hibernates with its sockets: nothing is kept in memory that matters", async 
 
 it("comes back from a restart that drops every socket, with executions queued, leased and committing", async () => {
   const { pool, job, runner, lease } = await computing(3);
-  runner.say({ type: "ready", n: 1 });
+  runner.say({ type: "ready", n: 1, resident: [] });
   const second = await runner.acceptLease();
   await replaceBindings(pool, { BUCKET: failing(env.BUCKET, "put") });
   await complete(runner, lease);
@@ -288,7 +288,7 @@ it("comes back from a restart that drops every socket, with executions queued, l
   expect(await back.next("committed")).toMatchObject({ execution: lease.execution });
   await complete(back, second);
   await back.next("committed");
-  back.say({ type: "ready", n: 1 });
+  back.say({ type: "ready", n: 1, resident: [] });
   await complete(back, await back.acceptLease());
   await back.next("committed");
   expect(await jobStatus(job.job)).toEqual({ status: "succeeded", error: null });

@@ -25,6 +25,10 @@ export interface ModelExecution {
   abandoned: boolean;
   outcome: "succeeded" | "failed" | "canceled" | null;
   winner: { runner: number; epoch: number } | null;
+  /** Executions of its latest grant. */
+  batch: number;
+  /** No longer put into a batch. */
+  alone: boolean;
   lease: ModelLease | null;
 }
 
@@ -38,7 +42,8 @@ export class Model {
   offer(id: string): "queued" | "known" | "tombstoned" {
     const known = this.executions.get(id);
     if (known) return known.outcome === null ? "known" : "tombstoned";
-    this.executions.set(id, { id, state: "queued", epoch: 0, attempts: 0, abandoned: false, outcome: null, winner: null, lease: null });
+    const fresh = { state: "queued", epoch: 0, attempts: 0, abandoned: false, outcome: null, winner: null, lease: null } as const;
+    this.executions.set(id, { id, ...fresh, batch: 0, alone: false });
     return "queued";
   }
 
@@ -53,14 +58,15 @@ export class Model {
     if (execution.state === "queued" || execution.state === "leased") this.#conclude(execution, "canceled");
   }
 
-  grant(id: string, runner: number, now: number): number {
+  grant(id: string, runner: number, batch: number, now: number): number {
     const execution = this.executions.get(id)!;
     if (execution.state !== "queued") throw new Error(`granted in state ${execution.state}`);
+    if (execution.alone && batch > 1) throw new Error("granted in a batch after it was parted from one");
     const { ack, attempt } = this.times;
-    execution.state = "leased";
+    Object.assign(execution, { state: "leased", batch });
     execution.epoch++;
     const lease = { runner, epoch: execution.epoch, accepted: false, ack: now + ack, heard: now, counter: 0, moved: now, step: 0 };
-    execution.lease = { ...lease, deadline: now + attempt };
+    execution.lease = { ...lease, deadline: now + attempt * batch };
     return execution.epoch;
   }
 
@@ -112,9 +118,11 @@ export class Model {
     return true;
   }
 
-  handBack(id: string, epoch: number, runner: number): boolean {
+  handBack(id: string, epoch: number, rejected: boolean, runner: number): boolean {
     if (!this.holds(id, epoch, runner)) return false;
-    this.#requeue(this.executions.get(id)!);
+    const execution = this.executions.get(id)!;
+    if (rejected) this.#part(execution);
+    this.#requeue(execution);
     return true;
   }
 
@@ -140,7 +148,7 @@ export class Model {
     for (const execution of this.#heldBy(runner)) {
       if (named.some(lease => lease.execution === execution.id && lease.epoch === execution.epoch)) continue;
       if (execution.lease!.accepted) this.#loseAttempt(execution);
-      else this.#requeue(execution);
+      else this.#withdraw(execution);
     }
     return verdicts;
   }
@@ -160,7 +168,7 @@ export class Model {
       if (!lease) continue;
       const stall = Math.max(this.times.stall, 8 * lease.step);
       if (!lease.accepted) {
-        if (lease.ack <= now) this.#requeue(execution);
+        if (lease.ack <= now) this.#withdraw(execution);
       } else if (lease.deadline <= now || lease.heard + this.times.lease <= now || lease.moved + stall <= now) {
         this.#loseAttempt(execution);
       }
@@ -175,8 +183,20 @@ export class Model {
     Object.assign(execution, { state: "queued", outcome: null, lease: null });
   }
 
+  /** A grant that was not accepted. */
+  #withdraw(execution: ModelExecution): void {
+    this.#part(execution);
+    this.#requeue(execution);
+  }
+
+  /** Alone from now on, where it was in a batch. */
+  #part(execution: ModelExecution): void {
+    if (execution.batch > 1) execution.alone = true;
+  }
+
   #loseAttempt(execution: ModelExecution): void {
-    execution.attempts++;
+    if (execution.batch === 1) execution.attempts++;
+    this.#part(execution);
     this.#requeue(execution);
     if (execution.attempts >= this.times.maxAttempts) this.#conclude(execution, "failed");
   }

@@ -14,26 +14,51 @@ interface Queued {
   tenant?: string;
   model?: string;
   engine?: number;
+  batch?: string;
+  adapters?: string[];
 }
 
-function queue(sql: SqlStorage, execution: string, { tenant = "t", model = "m", engine = 1 }: Queued = {}): void {
-  store.enqueue(sql, { execution, tenant, params_sha256: "", model_hash: model, engine_version: engine, request_id: "r" });
+function queue(
+  sql: SqlStorage,
+  execution: string,
+  { tenant = "t", model = "m", engine = 1, batch = "", adapters = [] }: Queued = {},
+): void {
+  store.enqueue(sql, {
+    execution,
+    tenant,
+    params_sha256: "",
+    model_hash: model,
+    engine_version: engine,
+    request_id: "r",
+    batch_key: batch,
+    adapters,
+  });
 }
 
-function connect(sql: SqlStorage, instance: string, { n = 1, models = ["m"], engine = 1, now = 0 } = {}): void {
-  greet(sql, { instance, engine_version: engine, provider: "cpu", models, leases: [] }, "token", now, times);
-  ready(sql, instance, n);
+function connect(
+  sql: SqlStorage,
+  instance: string,
+  { n = 1, models = ["m"], engine = 1, now = 0, maxBatch = 1, resident = [] as string[] } = {},
+): void {
+  greet(sql, { instance, engine_version: engine, provider: "cpu", models, max_batch: maxBatch, leases: [] }, "token", now, times);
+  ready(sql, instance, n, resident);
 }
 
-/** Grants and completes one execution; its id, or undefined when nothing can be granted. */
-function serve(sql: SqlStorage, now = 0): string | undefined {
+/** Makes one grant and completes it; its executions, or undefined when nothing can be granted. */
+function serveGrant(sql: SqlStorage, now = 0, resident: string[] = []): readonly string[] | undefined {
   const choice = choose(sql, now, times);
   if (!choice) return undefined;
-  const lease = store.lease(sql, choice.execution, choice.instance, now, times);
-  store.accept(sql, lease, choice.instance, now);
-  store.complete(sql, lease, result, choice.instance, now);
-  ready(sql, choice.instance, 1);
-  return choice.execution;
+  for (const lease of store.lease(sql, choice, now, times)) {
+    store.accept(sql, lease, choice.instance, now);
+    store.complete(sql, lease, result, choice.instance, now);
+  }
+  ready(sql, choice.instance, 1, resident);
+  return choice.executions;
+}
+
+/** The same where grants are of one execution. */
+function serve(sql: SqlStorage, now = 0): string | undefined {
+  return serveGrant(sql, now)?.[0];
 }
 
 function serveAll(sql: SqlStorage): string[] {
@@ -115,8 +140,7 @@ it("never grants more than an instance has asked for, and counts grants that it 
     connect(sql, "r", { n: 2 });
     const grantAll = () => {
       let n = 0;
-      for (let choice = choose(sql, 0, times); choice; choice = choose(sql, 0, times), n++)
-        store.lease(sql, choice.execution, choice.instance, 0, times);
+      for (let choice = choose(sql, 0, times); choice; choice = choose(sql, 0, times), n++) store.lease(sql, choice, 0, times);
       return n;
     };
     const first = grantAll();
@@ -131,9 +155,9 @@ it("spreads work over instances, the one that waits longest first", async () => 
     for (let i = 0; i < 4; i++) queue(sql, `e${i}`);
     for (const id of ["r", "s"]) connect(sql, id, { n: 2 });
     return Array.from({ length: 4 }, () => {
-      const { execution, instance } = choose(sql, 0, times)!;
-      store.lease(sql, execution, instance, 0, times);
-      return instance;
+      const choice = choose(sql, 0, times)!;
+      store.lease(sql, choice, 0, times);
+      return choice.instance;
     });
   });
   expect(instances).toEqual(["r", "s", "r", "s"]);
@@ -145,8 +169,8 @@ it("puts what was handed back uncomputed before everything else, but not to the 
     queue(sql, "b1", { tenant: "b" });
     queue(sql, "b0", { tenant: "b" });
     connect(sql, "r", { n: 1 });
-    const lease = store.lease(sql, choose(sql, 0, times)!.execution, "r", 0, times);
-    store.handBack(sql, lease, "r", 0, times);
+    const [lease] = store.lease(sql, choose(sql, 0, times)!, 0, times);
+    store.handBack(sql, lease!, "released", "r", 0, times);
     const sameInstance = choose(sql, 4_999, times);
     const due = nextDue(sql, 0, times);
     const later = choose(sql, 5_000, times);
@@ -156,7 +180,7 @@ it("puts what was handed back uncomputed before everything else, but not to the 
   expect(seen).toEqual({
     sameInstance: undefined,
     due: 5_000,
-    later: { execution: "a1", instance: "r" },
-    other: { execution: "a1", instance: "s" },
+    later: { executions: ["a1"], instance: "r", overtaken: null },
+    other: { executions: ["a1"], instance: "s", overtaken: null },
   });
 });

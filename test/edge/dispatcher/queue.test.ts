@@ -95,6 +95,8 @@ const refused: [string, string, (pool: string, job: AcceptedJob) => Promise<unkn
         attempt_deadline: Date.now(),
         request_id: "r",
         capabilities: { result: "", progress: "" },
+        inputs: [],
+        adapters: [],
       };
       return {
         offer: await sign("grant", { instance: newId("instance"), executions: [granted], exp: inAMinute() }, settings(env).OFFER_KEY),

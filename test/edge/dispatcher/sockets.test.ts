@@ -1,18 +1,22 @@
 import { expect, it } from "vitest";
 import { RUNNER_TOKEN_HEADER } from "../../../edge/dispatcher/sockets.ts";
 import { newId } from "../../../edge/ids.ts";
+import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../../shared/engine.ts";
 import { acceptJob, dispatcherOf, fallDue, MODEL_HASH, newPool, offer, TestRunner } from "./support.ts";
 
-const hello = { v: 1, type: "hello", instance: newId("instance"), engine_version: 1, provider: "cpu", models: [], leases: [] };
+const hello = {
+  ...{ v: PROTOCOL_VERSION, type: "hello", instance: newId("instance"), engine_version: ENGINE_VERSION },
+  ...{ provider: "cpu", models: [], max_batch: 1, leases: [] },
+};
 
 const bad: [string, string | ArrayBuffer][] = [
   ["no JSON", "{"],
   ["a binary message", new ArrayBuffer(4)],
-  ["an unknown type", JSON.stringify({ v: 1, type: "dance" })],
-  ["another version", JSON.stringify({ ...hello, v: 2 })],
+  ["an unknown type", JSON.stringify({ v: PROTOCOL_VERSION, type: "dance" })],
+  ["another version", JSON.stringify({ ...hello, v: PROTOCOL_VERSION + 1 })],
   ["a field too many", JSON.stringify({ ...hello, secret: 1 })],
   ["a wrong id", JSON.stringify({ ...hello, instance: "ins_1" })],
-  ["a message before hello", JSON.stringify({ v: 1, type: "ready", n: 1 })],
+  ["a message before hello", JSON.stringify({ v: PROTOCOL_VERSION, type: "ready", n: 1, resident: [] })],
   ["a message of a megabyte", JSON.stringify({ ...hello, provider: "x".repeat(2 ** 20) })],
 ];
 

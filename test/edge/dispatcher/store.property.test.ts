@@ -13,6 +13,8 @@ import { newPool, withSql } from "./support.ts";
 const times: Times = { lease: 12_000, ack: 3_000, stall: 8_000, attempt: 25_000, maxAttempts: 3 };
 const EXECUTIONS = 10;
 const RUNNERS = 3;
+/** Most executions of a batch, by runner; the last one is the good one of the end. */
+const maxBatches = [1, 2, 3, 3];
 const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
 const error = { code: "runner_failed", message: "it failed" } as const;
 
@@ -27,12 +29,20 @@ const operation = fc.oneof(
   { weight: 3, arbitrary: fc.record({ op: fc.constant("offer"), execution }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("abandon"), execution }) },
   { weight: 4, arbitrary: fc.record({ op: fc.constant("hello"), runner, names: fc.array(past, { maxLength: 4 }) }) },
-  { weight: 5, arbitrary: fc.record({ op: fc.constant("ready"), runner, n: fc.nat({ max: 3 }) }) },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      op: fc.constant("ready"),
+      runner,
+      n: fc.nat({ max: 3 }),
+      resident: fc.subarray(["m", "adapter-0", "adapter-1"]),
+    }),
+  },
   { weight: 4, arbitrary: fc.record({ op: fc.constant("accept"), past, by }) },
   { weight: 3, arbitrary: fc.record({ op: fc.constant("heartbeat"), past, by, counter: fc.nat({ max: 20 }) }) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant("complete"), past, by }) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant("fail"), past, by, retryable: fc.boolean() }) },
-  { weight: 1, arbitrary: fc.record({ op: fc.constant("release"), past, by }) },
+  { weight: 1, arbitrary: fc.record({ op: fc.constant("hand back"), past, by, why: fc.constantFrom("released", "rejected") }) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant("settle"), execution, ends: fc.constantFrom("settled", "refused", "crashed") }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("disconnect"), runner }) },
   { weight: 5, arbitrary: fc.record({ op: fc.constant("wait"), ms: waiting }) },
@@ -56,6 +66,7 @@ class World {
   readonly connected = new Set<number>();
   readonly revoked = new Set<number>();
   readonly reasons = new Set<string>();
+  readonly batchSizes = new Set<number>();
   readonly sql: SqlStorage;
   now = 1_000_000;
 
@@ -90,7 +101,7 @@ class World {
         );
         return;
       case "ready":
-        if (this.connected.has(operation.runner)) ready(sql, runnerId(operation.runner), operation.n);
+        if (this.connected.has(operation.runner)) ready(sql, runnerId(operation.runner), operation.n, operation.resident);
         return;
       case "accept":
         this.#withLease(operation, (lease, instance, by) => {
@@ -117,9 +128,12 @@ class World {
           expect(taken).toBe(model.fail(lease.execution, lease.epoch, operation.retryable, by));
         });
         return;
-      case "release":
+      case "hand back":
         this.#withLease(operation, (lease, instance, by) => {
-          expect(store.handBack(sql, lease, instance, now, times)).toBe(model.handBack(lease.execution, lease.epoch, by));
+          const rejected = operation.why === "rejected";
+          expect(store.handBack(sql, lease, operation.why, instance, now, times)).toBe(
+            model.handBack(lease.execution, lease.epoch, rejected, by),
+          );
         });
         return;
       case "settle":
@@ -148,13 +162,14 @@ class World {
     const id = executionId(number);
     const tenant = `tenant-${number % 2}`;
     const offered = { execution: id, tenant, params_sha256: "", model_hash: "m", engine_version: 1, request_id: "r" };
-    expect(store.enqueue(this.sql, offered)).toBe(this.model.offer(id));
+    const batch = { batch_key: batchKey(id), adapters: [`adapter-${number % 2}`] };
+    expect(store.enqueue(this.sql, { ...offered, ...batch })).toBe(this.model.offer(id));
   }
 
   hello(number: number, leases: Granted[]): void {
     if (this.revoked.has(number)) return;
     this.connected.add(number);
-    const hello = { instance: runnerId(number), engine_version: 1, provider: "cpu", models: ["m"], leases };
+    const hello = { instance: runnerId(number), engine_version: 1, provider: "cpu", models: ["m"], max_batch: maxBatches[number]!, leases };
     const verdicts = this.model.hello(number, leases, this.now);
     const greeting = greet(this.sql, hello, `token-${number}`, this.now, times);
     this.#note(greeting.ended);
@@ -165,16 +180,32 @@ class World {
   grant(): Granted[] {
     const made: Granted[] = [];
     for (let choice = choose(this.sql, this.now, times); choice; choice = choose(this.sql, this.now, times)) {
-      const number = Number(choice.instance.slice("runner-".length));
+      const { instance, executions } = choice;
+      const number = Number(instance.slice("runner-".length));
       expect(this.connected).toContain(number);
-      const { epoch } = store.lease(this.sql, choice.execution, choice.instance, this.now, times);
-      expect(epoch).toBe(this.model.grant(choice.execution, number, this.now));
-      expect(epoch).toBeGreaterThan(this.lastEpoch.get(choice.execution) ?? 0);
-      this.lastEpoch.set(choice.execution, epoch);
-      made.push({ execution: choice.execution, epoch, runner: number });
+      this.#checkBatch(executions, number);
+      for (const { execution, epoch } of store.lease(this.sql, choice, this.now, times)) {
+        expect(epoch).toBe(this.model.grant(execution, number, executions.length, this.now));
+        expect(epoch).toBeGreaterThan(this.lastEpoch.get(execution) ?? 0);
+        this.lastEpoch.set(execution, epoch);
+        made.push({ execution, epoch, runner: number });
+      }
     }
     this.granted.push(...made);
     return made;
+  }
+
+  /** What is granted together has one key, and is no more than the runner computes at once, nor less than it could. */
+  #checkBatch(executions: readonly string[], runner: number): void {
+    this.batchSizes.add(executions.length);
+    expect(new Set(executions).size).toBe(executions.length);
+    const [key, ...others] = new Set(executions.map(batchKey));
+    expect(others).toEqual([]);
+    const { alone } = this.model.executions.get(executions[0]!)!;
+    const fitting = [...this.model.executions.values()].filter(
+      ({ id, state, alone }) => state === "queued" && !alone && batchKey(id) === key,
+    );
+    expect(executions.length).toBe(alone || key === "" ? 1 : Math.min(maxBatches[runner]!, fitting.length));
   }
 
   settle(id: string, ends: "settled" | "refused" | "crashed"): void {
@@ -233,6 +264,7 @@ class World {
     expect(rows.map(({ id }) => id)).toEqual([...this.model.executions.keys()].sort());
     for (const row of rows) {
       const { state, epoch, attempts, outcome, lease } = this.model.executions.get(row.id)!;
+      expect(row.overtaken).toBeLessThanOrEqual(4);
       expect({ id: row.id, state: row.state, epoch: row.epoch, attempts: row.attempts, outcome: row.outcome }).toEqual({
         id: row.id,
         state,
@@ -289,6 +321,10 @@ class World {
   }
 }
 
+/** Two keys, and some that are computed alone. */
+function batchKey(id: string): string {
+  return ["key-0", "key-1", ""][Number(id.slice("execution-".length)) % 3]!;
+}
 function executionId(number: number): string {
   return `execution-${number}`;
 }
@@ -301,20 +337,23 @@ const endReasons = ["abandoned", "attempt_deadline", "no_heartbeat", "no_progres
 it("keeps every invariant under random interleavings, and loses nothing", async () => {
   const seed = Date.now() % 2 ** 31;
   console.log(`fast-check seed ${seed}`);
-  const { outcomes, reasons } = await withSql(newPool(), sql => {
+  const { outcomes, reasons, batchSizes } = await withSql(newPool(), sql => {
     const outcomes = new Set<string | null>();
     const reasons = new Set<string>();
+    const batchSizes = new Set<number>();
     const property = fc.property(fc.array(operation, { minLength: 60, maxLength: 200, size: "max" }), operations => {
       const world = new World(sql);
       for (const operation of operations) world.run(operation);
       world.finish();
       for (const { outcome } of world.model.executions.values()) outcomes.add(outcome);
       for (const reason of world.reasons) reasons.add(reason);
+      for (const size of world.batchSizes) batchSizes.add(size);
     });
     fc.assert(property, { seed, numRuns: 250 });
-    return { outcomes: [...outcomes].sort(), reasons: [...reasons].sort() };
+    return { outcomes: [...outcomes].sort(), reasons: [...reasons].sort(), batchSizes: [...batchSizes].sort() };
   });
   // The interleavings reach every end of executions and of leases, else the property would say little.
   expect(outcomes).toEqual(["canceled", "failed", "succeeded"]);
   expect(reasons).toEqual(endReasons);
+  expect(batchSizes).toEqual([1, 2, 3]);
 });

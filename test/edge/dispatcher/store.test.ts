@@ -12,18 +12,31 @@ const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
 const error = { code: "runner_failed", message: "it failed" } as const;
 
 function queue(sql: SqlStorage, execution = "e"): string {
-  return store.enqueue(sql, { execution, tenant: "t", params_sha256: "", model_hash: "m", engine_version: 1, request_id: "req" });
+  return store.enqueue(sql, {
+    execution,
+    tenant: "t",
+    params_sha256: "",
+    model_hash: "m",
+    engine_version: 1,
+    request_id: "req",
+    batch_key: "",
+    adapters: [],
+  });
 }
 
 function connect(sql: SqlStorage, instance: string, now = 0, leases: { execution: string; epoch: number }[] = []) {
-  return greet(sql, { instance, engine_version: 1, provider: "cpu", models: ["m"], leases }, `token-${instance}`, now, times);
+  return greet(sql, { instance, engine_version: 1, provider: "cpu", models: ["m"], max_batch: 1, leases }, `token-${instance}`, now, times);
+}
+
+function grant(sql: SqlStorage, execution: string, instance: string, now: number) {
+  return store.lease(sql, { executions: [execution], instance, overtaken: null }, now, times)[0]!;
 }
 
 /** Queues `e`, connects `r` and lets it accept the lease. */
 function computing(sql: SqlStorage, now = 0) {
   queue(sql);
   connect(sql, "r", now);
-  const lease = store.lease(sql, "e", "r", now, times);
+  const lease = grant(sql, "e", "r", now);
   store.accept(sql, lease, "r", now);
   return lease;
 }
@@ -62,11 +75,11 @@ it("withdraws a grant that is not accepted in time: no attempt is counted, the e
     queue(sql);
     connect(sql, "r");
     ready(sql, "r", 1);
-    const lease = store.lease(sql, "e", "r", 0, times);
+    const lease = grant(sql, "e", "r", 0);
     const early = store.expire(sql, 4_999, times);
     const ended = store.expire(sql, 5_000, times).map(({ reason }) => reason);
     const late = store.accept(sql, lease, "r", 5_001);
-    return { early, ended, late, state: stateOf(sql), next: store.lease(sql, "e", "r", 10_000, times).epoch };
+    return { early, ended, late, state: stateOf(sql), next: grant(sql, "e", "r", 10_000).epoch };
   });
   expect(seen).toEqual({
     early: [],
@@ -128,7 +141,7 @@ it("fails after the last attempt is lost", async () => {
     connect(sql, "r");
     return [0, 1, 2].map(i => {
       const now = i * 100_000;
-      store.accept(sql, store.lease(sql, "e", "r", now, times), "r", now);
+      store.accept(sql, grant(sql, "e", "r", now), "r", now);
       store.expire(sql, now + 20_000, times);
       return [stateOf(sql)?.state, store.executionRow(sql, "e")?.detail];
     });
@@ -148,7 +161,7 @@ it("fails at once what fails everywhere, and tries again what may succeed", asyn
     const first = computing(sql);
     store.fail(sql, first, error, true, "r", 0, times);
     const retried = stateOf(sql);
-    const second = store.lease(sql, "e", "r", 0, times);
+    const second = grant(sql, "e", "r", 0);
     store.fail(sql, second, error, false, "r", 0, times);
     return [retried, stateOf(sql)];
   });
@@ -161,7 +174,7 @@ it("fails at once what fails everywhere, and tries again what may succeed", asyn
 it("requeues what a draining runner hands back without counting it", async () => {
   const seen = await withSql(newPool(), sql => {
     const lease = computing(sql);
-    return [store.handBack(sql, lease, "r", 0, times), store.handBack(sql, lease, "r", 0, times), stateOf(sql)];
+    return [store.handBack(sql, lease, "released", "r", 0, times), store.handBack(sql, lease, "released", "r", 0, times), stateOf(sql)];
   });
   expect(seen).toEqual([true, false, { state: "queued", epoch: 1, attempts: 0, outcome: null }]);
 });
@@ -171,13 +184,13 @@ it("takes a result only under the current epoch, from the instance that holds it
     const old = computing(sql);
     store.expire(sql, 20_000, times);
     connect(sql, "s", 20_000);
-    const current = store.lease(sql, "e", "s", 20_000, times);
+    const current = grant(sql, "e", "s", 20_000);
     store.accept(sql, current, "s", 20_000);
     return [
       store.complete(sql, old, result, "r", 21_000),
       store.complete(sql, current, result, "r", 21_000),
       store.fail(sql, old, error, false, "r", 21_000, times),
-      store.handBack(sql, old, "r", 21_000, times),
+      store.handBack(sql, old, "released", "r", 21_000, times),
       store.heartbeat(sql, "r", [{ execution: "e", epoch: 1, counter: 9 }], 21_000),
       stateOf(sql)?.state,
       store.complete(sql, current, result, "s", 22_000),
@@ -204,7 +217,7 @@ it("lets a commit beat a cancel, and a cancel beat a result that comes later", a
     store.complete(sql, lease, result, "r", 0);
     store.abandon(sql, "e", 0);
     queue(sql, "f");
-    const other = store.lease(sql, "f", "r", 0, times);
+    const other = grant(sql, "f", "r", 0);
     const ended = store.abandon(sql, "f", 0).map(({ reason }) => reason);
     return [stateOf(sql)?.outcome, ended, store.complete(sql, other, result, "r", 0), stateOf(sql, "f")?.outcome];
   });
@@ -218,7 +231,7 @@ it("counts a result that cannot be taken as a lost attempt, unless nobody waits 
     store.resultRefused(sql, "e", "there is no staged file", 0, times);
     const requeued = stateOf(sql);
     const again = store.complete(sql, lease, result, "r", 0);
-    const second = store.lease(sql, "e", "r", 0, times);
+    const second = grant(sql, "e", "r", 0);
     store.complete(sql, second, result, "r", 0);
     store.abandon(sql, "e", 0);
     store.resultRefused(sql, "e", "there is no staged file", 0, times);
@@ -266,11 +279,11 @@ it("keeps leases over a lost socket: hello resumes them, and tells which are ove
   const greeting = await withSql(newPool(), sql => {
     computing(sql);
     queue(sql, "accept-was-lost");
-    store.lease(sql, "accept-was-lost", "r", 0, times);
+    grant(sql, "accept-was-lost", "r", 0);
     queue(sql, "grant-was-lost");
-    store.lease(sql, "grant-was-lost", "r", 0, times);
+    grant(sql, "grant-was-lost", "r", 0);
     queue(sql, "dropped");
-    store.accept(sql, store.lease(sql, "dropped", "r", 0, times), "r", 0);
+    store.accept(sql, grant(sql, "dropped", "r", 0), "r", 0);
     const named = ["e", "accept-was-lost", "unknown"].map(execution => ({ execution, epoch: 1 }));
     const { verdicts, ended, accepted } = connect(sql, "r", 1_000, named);
     return {

@@ -4,9 +4,10 @@ import { ulid } from "ulid";
 import { RUNNER_TOKEN_HEADER } from "../../../edge/dispatcher/sockets.ts";
 import type { Env } from "../../../edge/env.ts";
 import { newId } from "../../../edge/ids.ts";
+import type { ExecutionInputs } from "../../../edge/inputs.ts";
 import { sha256Hex } from "../../../shared/canonical.ts";
-import { ENGINE_VERSION } from "../../../shared/engine.ts";
-import { canonicalPictureRequest, type PictureRequest } from "../../../shared/picture.ts";
+import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../../shared/engine.ts";
+import { canonicalPictureRequest, type PictureRequest, plainPicture } from "../../../shared/picture.ts";
 import { type DispatcherMessage, dispatcherMessageSchema, type RunnerMessage, stagingKey } from "../../../shared/protocol.ts";
 
 /** What the dispatcher's tests stand on: rows as the API accepts them, a runner on a real socket, and files in the bucket. */
@@ -68,11 +69,15 @@ interface JobOptions {
   readonly deadlineAt?: number;
   readonly createdAt?: number;
   readonly modelHash?: string;
+  /** '' : each alone. */
+  readonly batchKey?: string;
+  readonly inputs?: ExecutionInputs;
 }
 
 /** A job in D1 with an execution for each picture, as the API leaves it. */
 export async function acceptJob(pool: string, options: JobOptions = {}): Promise<AcceptedJob> {
   const { tenant = newId("tenant"), pictures = 1, createdAt = Date.now(), modelHash = MODEL_HASH } = options;
+  const { batchKey = "", inputs = { files: [], adapters: [] } } = options;
   const { deadlineAt = createdAt + 600_000 } = options;
   const job = newId("job");
   const executions = await Promise.all(
@@ -88,9 +93,9 @@ export async function acceptJob(pool: string, options: JobOptions = {}): Promise
     ).bind(job, tenant, pool, modelHash, createdAt, deadlineAt),
     ...executions.flatMap(({ id, params, params_sha256 }, i) => [
       env.DB.prepare(
-        `INSERT INTO executions (id, tenant_id, pool, request_hash, params, params_sha256, model_hash, exclusive, request_id, state, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, 0, 'req_test', 'active', ?)`,
-      ).bind(id, tenant, pool, params_sha256, params, params_sha256, modelHash, createdAt),
+        `INSERT INTO executions (id, tenant_id, pool, request_hash, params, params_sha256, model_hash, batch_key, inputs, exclusive, request_id, state, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 'req_test', 'active', ?)`,
+      ).bind(id, tenant, pool, params_sha256, params, params_sha256, modelHash, batchKey, JSON.stringify(inputs), createdAt),
       env.DB.prepare(
         `INSERT INTO job_pictures (job_id, idx, tenant_id, seed, request_hash, execution_id, state, cached) VALUES (?, ?, ?, 1, ?, ?, 'pending', 0)`,
       ).bind(job, i, tenant, params_sha256, id),
@@ -100,21 +105,16 @@ export async function acceptJob(pool: string, options: JobOptions = {}): Promise
 }
 
 const pictureRequest: PictureRequest = {
+  ...plainPicture,
   engine_version: ENGINE_VERSION,
-  task: "text-to-image",
   model: MODEL_HASH,
   prompt: "a red circle",
-  negative_prompt: "",
   width: 128,
   height: 128,
   steps: 2,
   guidance_scale: 5,
-  guidance_rescale: 0,
   seed: 1,
   sampler: "ddim",
-  sampler_options: {},
-  adapters: [],
-  format: "png",
 };
 
 /** Hands a job's executions to the dispatcher as the queue consumer does. */
@@ -128,6 +128,12 @@ export async function offer(pool: string, { tenant, executions }: AcceptedJob): 
 
 type Unversioned<M> = M extends unknown ? Omit<M, "v"> : never;
 type Of<T extends DispatcherMessage["type"]> = Extract<DispatcherMessage, { type: T }>;
+
+interface HelloOptions {
+  readonly leases?: { execution: string; epoch: number }[];
+  readonly models?: string[];
+  readonly maxBatch?: number;
+}
 
 /** A runner's side of a socket, with an inbox to wait on. */
 export class TestRunner {
@@ -165,21 +171,22 @@ export class TestRunner {
   /** Opens a socket, says hello, and takes `ready` executions. */
   static async connect(
     pool: string,
-    options: { instance?: string; token?: string; ready?: number; leases?: { execution: string; epoch: number }[]; models?: string[] } = {},
+    options: HelloOptions & { instance?: string; token?: string; ready?: number; resident?: string[] } = {},
   ): Promise<TestRunner> {
     const runner = await TestRunner.open(pool, options);
     runner.hello(options);
     await runner.next("welcome");
-    if (options.ready) runner.say({ type: "ready", n: options.ready });
+    if (options.ready) runner.say({ type: "ready", n: options.ready, resident: options.resident ?? [] });
     return runner;
   }
 
-  hello({ leases = [], models = [MODEL_HASH] }: { leases?: { execution: string; epoch: number }[]; models?: string[] } = {}): void {
-    this.say({ type: "hello", instance: this.instance, engine_version: ENGINE_VERSION, provider: "cpu", models, leases });
+  hello({ leases = [], models = [MODEL_HASH], maxBatch = 1 }: HelloOptions = {}): void {
+    const { instance } = this;
+    this.say({ type: "hello", instance, engine_version: ENGINE_VERSION, provider: "cpu", models, max_batch: maxBatch, leases });
   }
 
   say(message: Unversioned<RunnerMessage>): void {
-    this.raw(JSON.stringify({ v: 1, ...message }));
+    this.raw(JSON.stringify({ v: PROTOCOL_VERSION, ...message }));
   }
 
   raw(text: string | ArrayBuffer): void {
@@ -208,6 +215,13 @@ export class TestRunner {
     const { execution, epoch, params } = executions[0]!;
     this.say({ type: "accept", leases: [{ execution, epoch }] });
     return { execution, epoch, params, grant };
+  }
+
+  /** Accepts all of the next grant. */
+  async acceptBatch(): Promise<Of<"lease">> {
+    const message = await this.next("lease");
+    this.say({ type: "accept", leases: message.executions.map(({ execution, epoch }) => ({ execution, epoch })) });
+    return message;
   }
 
   /** How many messages of a type lie unread. */
