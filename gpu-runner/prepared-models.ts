@@ -15,6 +15,9 @@ import type { OrtOptions } from "./ort-session.ts";
 const DEFAULT_BUDGET = 64 * 2 ** 30;
 const script = fileURLToPath(new URL("./prepare-model.ts", import.meta.url));
 
+/** Memory that optimising takes at its peak, as a multiple of the weights: they are held as they are and packed. */
+const PACKING_FACTOR = 1.5;
+
 /** Where prepared models lie, and how much they may take. */
 export interface PreparedStore {
   cacheDir: string;
@@ -57,12 +60,12 @@ process.once("exit", () => {
 
 /**
  * Prepares a model in the background; resolves to its file, or to undefined where that failed (no memory, no disk), which the warning tells.
- * @param modelFile has to stay in place until then
+ * @param model its file, which has to stay in place until then, and the bytes of its weights
  */
 export function prepare(
   store: PreparedStore,
   key: string,
-  modelFile: string,
+  model: { file: string; bytes: number },
   options: OrtOptions,
   signal: AbortSignal,
 ): Promise<string | undefined> {
@@ -72,8 +75,9 @@ export function prepare(
     if (found) return found;
     const temporary = join(store.cacheDir, "prepared", `${randomUUID()}.tmp`);
     try {
+      requireMemory(model.bytes * PACKING_FACTOR);
       mkdirSync(temporary, { recursive: true });
-      await runPreparation([modelFile, join(temporary, "model.onnx"), JSON.stringify(options)], signal);
+      await runPreparation([model.file, join(temporary, "model.onnx"), JSON.stringify(options)], signal);
       if (existsSync(folderOf(store.cacheDir, key))) return findPrepared(store, key);
       renameSync(temporary, folderOf(store.cacheDir, key));
       evict(store, key);
@@ -87,6 +91,13 @@ export function prepare(
   });
   queue = prepared;
   return prepared;
+}
+
+/** A machine that runs out of memory ends processes, perhaps the one that serves: better to go on with the slower form. */
+function requireMemory(bytes: number): void {
+  const free = process.availableMemory();
+  if (bytes > free)
+    throw new Error(`expected ${(bytes / 1e9).toFixed(1)} GB of free memory for packing its weights, got ${(free / 1e9).toFixed(1)} GB`);
 }
 
 function runPreparation(args: readonly string[], signal: AbortSignal): Promise<void> {

@@ -56,7 +56,7 @@ async function open(model: OnnxModel, options: SessionOptions): Promise<Opened> 
   const bytes = model.files.reduce((sum, file) => sum + statSync(file).size, 0);
   if (bytes < (options.progressiveFrom ?? PROGRESSIVE_FROM)) return settled(await openOptimised(model, options));
   const key = preparedKey(model.bytes(model.files), model.files, options);
-  return (await openPrepared(options, key)) ?? openProgressively(model, options, key);
+  return (await openPrepared(options, key)) ?? openProgressively(model, bytes, options, key);
 }
 
 function settled(session: ort.InferenceSession): Opened {
@@ -75,7 +75,7 @@ async function openPrepared(options: SessionOptions, key: string): Promise<Opene
 }
 
 /** Opens the graph as it is, has its optimised form prepared, and takes that from the first run on after it is ready. */
-async function openProgressively(model: OnnxModel, options: SessionOptions, key: string): Promise<Opened> {
+async function openProgressively(model: OnnxModel, bytes: number, options: SessionOptions, key: string): Promise<Opened> {
   const linked = linkModel(model, options.cacheDir);
   const abort = new AbortController();
   let current = await openOrt(linked.file, options, "quick").catch(error => {
@@ -83,7 +83,7 @@ async function openProgressively(model: OnnxModel, options: SessionOptions, key:
     throw error;
   });
   let ready: string | undefined;
-  const preparation = prepare(options, key, linked.file, options, abort.signal)
+  const preparation = prepare(options, key, { file: linked.file, bytes }, options, abort.signal)
     .then(file => {
       ready = file;
     })
