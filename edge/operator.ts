@@ -5,7 +5,7 @@ import { removeFiles } from "./artifacts.ts";
 import { database } from "./database.ts";
 import type { Env } from "./env.ts";
 import { findModel } from "./models.ts";
-import { apiKeys, cacheEntries, jobPictures, models, pictures, runnerTokens, tenants } from "./schema.ts";
+import { apiKeys, cacheEntries, executionParts, jobPictures, models, pictures, runnerTokens, tenants } from "./schema.ts";
 
 /** What the operator does across tenants. Clients' requests go through tenant.ts instead. */
 
@@ -78,19 +78,20 @@ export async function deleteModel(env: Env, name: string): Promise<void> {
 }
 
 /**
- * Empties the cache of a model that no name stands for. Pictures that a generation shows stay with it, since they are their tenant's;
+ * Empties the cache of a model that no name stands for, also where it was the refiner. Pictures that a generation shows stay with it, since they are their tenant's;
  * the others are deleted.
  */
 async function purgeModel(env: Env, hash: string): Promise<void> {
   const db = database(env);
   const unnamed = notExists(db.select({ one: sql`1` }).from(models).where(eq(models.hash, hash)));
-  const ofModel = sql`(select p.id from ${pictures} p where p.model_hash = ${hash})`;
+  const withModel = sql`(${pictures.model_hash} = ${hash} or ${pictures.execution_id} in (select x.execution_id from ${executionParts} x where x.hash = ${hash}))`;
+  const ofModel = sql`(select ${pictures.id} from ${pictures} where ${withModel})`;
   const shown = db.select({ one: sql`1` }).from(jobPictures).where(eq(jobPictures.picture_id, pictures.id));
   const [, removed] = await db.batch([
     db.delete(cacheEntries).where(and(sql`${cacheEntries.picture_id} in ${ofModel}`, unnamed)),
     db
       .delete(pictures)
-      .where(and(eq(pictures.model_hash, hash), unnamed, notExists(shown)))
+      .where(and(withModel, unnamed, notExists(shown)))
       .returning({ key: pictures.r2_key }),
   ]);
   await removeFiles(

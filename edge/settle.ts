@@ -58,7 +58,8 @@ type Execution = z.infer<typeof executionSchema>;
 async function loadExecution(env: Env, id: string): Promise<Execution | undefined> {
   const row = await env.DB.prepare(
     `SELECT tenant_id, request_hash, model_hash, state, json_extract(params, '$.format') AS format,
-       json_extract(params, '$.width') AS width, json_extract(params, '$.height') AS height FROM executions WHERE id = ?`,
+       round(json_extract(params, '$.width') * coalesce(json_extract(params, '$.upscale.scale'), 1)) AS width,
+       round(json_extract(params, '$.height') * coalesce(json_extract(params, '$.upscale.scale'), 1)) AS height FROM executions WHERE id = ?`,
   )
     .bind(id)
     .first();
@@ -137,10 +138,12 @@ async function markSucceeded(
        AND EXISTS (SELECT 1 FROM job_pictures WHERE execution_id = ?3) ON CONFLICT DO NOTHING`,
       ...[picture, tenant_id, id, request_hash, model_hash, key, sha256, bytes, width, height, mediaType, now, epoch],
     ),
-    // A model that was deleted meanwhile stays out of the cache.
+    // What was made with a model or adapter that was deleted meanwhile stays out of the cache.
     run(
       `INSERT INTO cache_entries (tenant_id, request_hash, picture_id)
-       SELECT tenant_id, request_hash, id FROM pictures WHERE id = ? AND model_hash IN (SELECT hash FROM models)
+       SELECT tenant_id, request_hash, id FROM pictures p WHERE id = ? AND model_hash IN (SELECT hash FROM models)
+       AND NOT EXISTS (SELECT 1 FROM execution_parts x WHERE x.execution_id = p.execution_id AND x.hash NOT IN (SELECT hash FROM models)
+         AND NOT EXISTS (SELECT 1 FROM adapters a WHERE a.hash = x.hash AND (a.tenant_id = p.tenant_id OR a.visibility = 'public')))
        ON CONFLICT (tenant_id, request_hash) DO UPDATE SET picture_id = excluded.picture_id`,
       picture,
     ),

@@ -1,5 +1,7 @@
 import { AtelierError } from "../shared/errors.ts";
-import { mediaTypes, type PictureFormat } from "../shared/picture.ts";
+import { mediaTypes } from "../shared/picture.ts";
+import { type InputMediaType, inputMediaTypes } from "../shared/upload.ts";
+import { pictureSize } from "./picture-size.ts";
 
 /** A file that is announced before its body is read. */
 export interface Announced {
@@ -9,31 +11,67 @@ export interface Announced {
   readonly sha256: string;
 }
 
-/** Leading bytes of each format; `undefined` stands for any byte. */
+/** Leading bytes of each kind of file; `undefined` stands for any byte. */
 const magic = {
-  png: [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a],
-  jpeg: [0xff, 0xd8, 0xff],
-  webp: [0x52, 0x49, 0x46, 0x46, undefined, undefined, undefined, undefined, 0x57, 0x45, 0x42, 0x50],
-} as const satisfies Record<PictureFormat, readonly (number | undefined)[]>;
+  "image/png": [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a],
+  "image/jpeg": [0xff, 0xd8, 0xff],
+  "image/webp": [0x52, 0x49, 0x46, 0x46, undefined, undefined, undefined, undefined, 0x57, 0x45, 0x42, 0x50],
+  // A header of less than 16 MiB, which is JSON.
+  "application/x-safetensors": [undefined, undefined, undefined, 0, 0, 0, 0, 0, 0x7b],
+} as const satisfies Record<InputMediaType, readonly (number | undefined)[]>;
 const MAGIC_BYTES = Math.max(...Object.values(magic).map(bytes => bytes.length));
 
-/** The picture format that a file's first bytes tell. */
-export function formatOf(head: Uint8Array): PictureFormat | undefined {
-  return (Object.keys(magic) as PictureFormat[]).find(format => magic[format].every((byte, i) => byte === undefined || head[i] === byte));
+/** The media type that a file's first bytes tell; undefined where none of those that are taken. */
+export function mediaTypeOf(head: Uint8Array): InputMediaType | undefined {
+  return inputMediaTypes.find(type => magic[type].every((byte, i) => byte === undefined || head[i] === byte));
+}
+
+/** Most pixels of an input picture. */
+const MAX_INPUT_PIXELS = 64 * 1024 * 1024;
+
+/**
+ * The size of an input file, of which `head` are the first bytes: null where they don't tell, or it is no picture.
+ * @throws AtelierError invalid_request where it has too many pixels
+ */
+export function checkedSize(head: Uint8Array, mediaType: InputMediaType): { width: number | null; height: number | null } {
+  const size = mediaType === "application/x-safetensors" ? undefined : pictureSize(head);
+  if (size && size.width * size.height > MAX_INPUT_PIXELS) {
+    const got = `${size.width} x ${size.height}`;
+    throw new AtelierError("invalid_request", `Expected a picture of at most ${MAX_INPUT_PIXELS} pixels, got ${got}.`);
+  }
+  return size ?? { width: null, height: null };
+}
+
+const pictureTypes: readonly string[] = Object.values(mediaTypes);
+
+/**
+ * Streams a result file into the bucket.
+ * @throws AtelierError as `storeFile`, and invalid_request for other content than a picture
+ */
+export function storePicture(bucket: R2Bucket, announced: Announced, body: ReadableStream<Uint8Array>): Promise<void> {
+  return storeFile(bucket, announced, body, head => {
+    const type = mediaTypeOf(head);
+    if (type === undefined || !pictureTypes.includes(type))
+      throw new AtelierError("invalid_request", "The body is not a picture: expected the first bytes of a png, webp or jpeg file.");
+    return type;
+  });
 }
 
 /**
- * Streams a picture file into the bucket, so that many uploads share a Worker's 128 MB. Nothing is stored unless all of it is as announced.
- * @throws AtelierError invalid_request for other content than a picture or another length, hash_mismatch, unavailable where the bucket fails
+ * Streams a file into the bucket, so that many uploads share a Worker's 128 MB. Nothing is stored unless all of it is as announced.
+ * `typeOf` tells the media type from the first bytes, or throws.
+ * @throws AtelierError invalid_request for another length, hash_mismatch, unavailable where the bucket fails
  */
-export async function storePicture(bucket: R2Bucket, announced: Announced, body: ReadableStream<Uint8Array>): Promise<void> {
+export async function storeFile(
+  bucket: R2Bucket,
+  announced: Announced,
+  body: ReadableStream<Uint8Array>,
+  typeOf: (head: Uint8Array) => string,
+): Promise<void> {
   const reader = body.getReader();
   try {
     const head = await readHead(reader);
-    const format = formatOf(head);
-    if (!format)
-      throw new AtelierError("invalid_request", "The body is not a picture: expected the first bytes of a png, webp or jpeg file.");
-    await transfer(bucket, announced, mediaTypes[format], head, reader);
+    await transfer(bucket, announced, typeOf(head), head, reader);
   } finally {
     // Lets go of what a refusal left unread.
     await reader.cancel().catch(() => undefined);
@@ -95,7 +133,7 @@ async function send(
   head: Uint8Array,
   reader: ReadableStreamDefaultReader<Uint8Array>,
 ): Promise<void> {
-  const refused = (got: string) => new AtelierError("invalid_request", `Expected ${bytes} bytes as Content-Length says, got ${got}.`);
+  const refused = (got: string) => new AtelierError("invalid_request", `Expected ${bytes} bytes as announced, got ${got}.`);
   let come = head.length;
   for (let chunk = head; ; ) {
     const { done, value } = await reader.read();

@@ -13,6 +13,8 @@ export const idPrefixes = {
   execution: "exe",
   picture: "pic",
   instance: "ins",
+  upload: "upl",
+  adapter: "adp",
 } as const;
 export type IdKind = keyof typeof idPrefixes;
 
@@ -36,6 +38,11 @@ export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 hexa
 
 /** A model's name in requests. */
 export const modelNameSchema = z.string().regex(/^[a-z0-9][a-z0-9._-]{0,63}$/, "expected 1-64 of a-z 0-9 . _ -");
+
+/** An adapter's name in requests. */
+export const adapterNameSchema = z
+  .string()
+  .regex(/^(?!(adp|upl|pic)_)[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/, "expected 1-100 of A-Z a-z 0-9 . _ -, which does not look like an id");
 
 /** A pool is a routing key: a model belongs to one, a runner serves one, a dispatcher governs one. */
 export const poolSchema = z.string().regex(/^[a-z0-9][a-z0-9-]{0,31}$/, "expected 1-32 of a-z 0-9 -");

@@ -3,13 +3,15 @@ import { AtelierError } from "../../shared/errors.ts";
 import { type GenerationRequest, generationRequestSchema } from "../../shared/generation.ts";
 import { type GenerationView, generationViewSchema, type JobView, jobViewSchema } from "../../shared/job.ts";
 import { idSchema, sameUlid } from "../../shared/names.ts";
+import { resolveAdapters } from "../adapters.ts";
 import { removeFiles, withFiles, withUrls } from "../artifacts.ts";
 import { requireJson } from "../body.ts";
 import { lookUp } from "../cache.ts";
 import { database } from "../database.ts";
-import { planPictures, resolveGeneration } from "../generation.ts";
+import { planGeneration } from "../generation.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { type Answer, answerOnce } from "../idempotency.ts";
+import { resolveInputs } from "../inputs.ts";
 import { acceptJob, cancelJob, type StoredJob } from "../jobs.ts";
 import { errorFields, log } from "../log.ts";
 import { modelOf } from "../models.ts";
@@ -63,11 +65,16 @@ function storeOf(context: AppContext): TenantStore {
 async function accept(context: AppContext, request: GenerationRequest, ulid: string): Promise<StoredJob> {
   const { env } = context;
   const requestId = context.get("requestId");
-  const model = await modelOf(database(env), request.model);
-  const resolved = await resolveGeneration(request, model);
-  const pictures = await planPictures(resolved, model);
+  const db = database(env);
   const store = storeOf(context);
-  await lookUp(env, store, pictures, { cache: request.cache, seedGiven: request.seed !== undefined, requestId });
+  const model = await modelOf(db, request.model, "model");
+  const refiner = request.refiner ? await modelOf(db, request.refiner.model, "refiner.model") : undefined;
+  const adapters = await resolveAdapters(store, request);
+  const named = await resolveInputs(env, store, request);
+  const planned = await planGeneration(named.request, { model, refiner, adapters, inputs: named.inputs });
+  const { request: resolved, pictures } = planned;
+  const seedGiven = request.seed !== undefined || request.per_image.some(({ seed }) => seed !== undefined);
+  await lookUp(env, store, pictures, { cache: request.cache, seedGiven, requestId });
   const createdAt = Date.now();
   return acceptJob(env, store, {
     id: sameUlid(`_${ulid}`, "job"),

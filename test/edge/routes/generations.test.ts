@@ -3,6 +3,7 @@ import { beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Env } from "../../../edge/env.ts";
 import { preferredWait } from "../../../edge/prefer.ts";
 import type { GenerationView } from "../../../shared/job.ts";
+import { samplerNames, samplerTraits } from "../../../shared/samplers.ts";
 import {
   call,
   commit,
@@ -45,7 +46,26 @@ describe("POST /v1/generations", () => {
     const generation = await readGeneration(key, job.id);
     expect(generation.request).toEqual({
       prompt: "a cube",
+      prompt_2: null,
       negative_prompt: "",
+      negative_prompt_2: null,
+      prompt_syntax: "plain",
+      clip_skip: 0,
+      guidance_interval: [0, 1],
+      noise_source: "philox",
+      variation: null,
+      image: null,
+      image_guidance_scale: null,
+      mask: null,
+      mask_blur: 0,
+      padding_mask_crop: null,
+      mask_fill: "original",
+      outpaint: null,
+      upscale: null,
+      refiner: null,
+      micro_conditioning: null,
+      tiled_vae: false,
+      per_image: [],
       model: "pocket",
       width: 128,
       height: 96,
@@ -83,30 +103,30 @@ describe("POST /v1/generations", () => {
     ["a seed out of range", { prompt: "x", seed: 2 ** 32 }, "seed", "4294967296", "a number of at most 4294967295"],
     ["a fraction of a seed", { prompt: "x", seed: 1.5 }, "seed", "1.5", "a whole number"],
     ["too many steps", { prompt: "x", steps: 151 }, "steps", "151", "a number of at most 150"],
-    [
-      "an unknown sampler",
-      { prompt: "x", sampler: "magic" },
-      "sampler",
-      '"magic"',
-      "one of ddim, euler, euler_a, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde, dpm_2m, dpm_2m_sde, dpm_3m, dpm_multistep",
-    ],
+    ["an unknown sampler", { prompt: "x", sampler: "magic" }, "sampler", '"magic"', `one of ${samplerNames.join(", ")}`],
     [
       "an option of another sampler",
       { prompt: "x", sampler: "euler", sampler_options: { eta: 1 } },
       "sampler_options.eta",
       "1",
-      "an option of euler: timestep_spacing, steps_offset, rescale_betas_zero_snr, schedule, s_churn, s_tmin, s_tmax, s_noise, final_sigmas_type",
+      `an option of euler: ${samplerTraits.euler.options.join(", ")}`,
     ],
     [
       "a schedule that the sampler lacks",
-      { prompt: "x", sampler: "euler", sampler_options: { schedule: "lu" } },
+      { prompt: "x", sampler: "ddim", sampler_options: { schedule: "karras" } },
       "sampler_options.schedule",
-      '"lu"',
-      "a schedule of euler: normal, karras, exponential, beta",
+      '"karras"',
+      `an option of ddim: ${samplerTraits.ddim.options.join(", ")}`,
     ],
     ["an unknown option", { prompt: "x", sampler_options: { speed: 1 } }, "sampler_options.speed", "1", "no such field"],
     ["too many pictures", { prompt: "x", num_images: 9 }, "num_images", "9", "a number of at most 8"],
-    ["an adapter", { prompt: "x", adapters: ["style"] }, "adapters", '["style"]', "an empty list: adapters are not served yet"],
+    [
+      "an unknown adapter",
+      { prompt: "x", adapters: [{ adapter: "style" }] },
+      "adapters.0.adapter",
+      '"style"',
+      "the name, id or content hash of an adapter of GET /v1/adapters",
+    ],
     ["an unknown model", { prompt: "x", model: "gone" }, "model", '"gone"', "one of pocket"],
     ["a body that is no object", [1], "body", "[1]", "an object"],
   ])("refuses %s, naming field, expected and got", async (_, json, field, got, expected) => {

@@ -1,0 +1,60 @@
+import { type AdapterManifest, adapterManifestSchema } from "../shared/adapter.ts";
+import { AtelierError, type FieldError } from "../shared/errors.ts";
+import type { GenerationRequest } from "../shared/generation.ts";
+import type { ExecutionInputs } from "./inputs.ts";
+import { adapterKey, type StoredAdapter, type TenantStore } from "./tenant.ts";
+
+/** An adapter that a request may use. */
+export interface ReadyAdapter {
+  readonly id: string;
+  readonly name: string;
+  readonly version: number;
+  readonly manifest: AdapterManifest;
+  /** Of a textual inversion: the word for it where the request names none. */
+  readonly token: string;
+  readonly files: ExecutionInputs["files"];
+}
+
+/** Adapters by what requests call them: name, id or content hash. */
+export type ReadyAdapters = ReadonlyMap<string, ReadyAdapter>;
+
+/**
+ * Finds the adapters of a request. A name stands for its latest version that is ready, the tenant's own before a public one.
+ * @throws AtelierError invalid_request with the field of each that is not there, or not ready
+ */
+export async function resolveAdapters(store: TenantStore, request: GenerationRequest): Promise<ReadyAdapters> {
+  const fields = new Map<string, string>();
+  const add = (settings: GenerationRequest["adapters"], field: string) => {
+    for (const [i, { adapter }] of settings.entries()) if (!fields.has(adapter)) fields.set(adapter, `${field}.${i}.adapter`);
+  };
+  add(request.adapters, "adapters");
+  for (const [i, { adapters }] of request.per_image.entries()) add(adapters ?? [], `per_image.${i}.adapters`);
+  if (fields.size === 0) return new Map();
+  const stored = await store.adapters([...fields.keys()]);
+  const ready = new Map<string, ReadyAdapter>();
+  const errors: FieldError[] = [];
+  for (const [reference, field] of fields) {
+    const named = stored.filter(({ adapter }) => [adapter.id, adapter.hash, adapter.name].includes(reference));
+    const usable = named.filter(({ adapter }) => adapter.status === "ready");
+    const chosen = usable.find(({ adapter }) => adapter.tenant_id === store.tenant) ?? usable[0];
+    if (chosen) ready.set(reference, readyAdapter(chosen));
+    else errors.push({ field, expected: missing(named), got: JSON.stringify(reference) });
+  }
+  if (errors.length > 0) throw new AtelierError("invalid_request", undefined, { errors });
+  return ready;
+}
+
+function missing([first]: readonly StoredAdapter[]): string {
+  if (!first) return "the name, id or content hash of an adapter of GET /v1/adapters";
+  return first.adapter.status === "refused" ? "an adapter that was not refused" : "an adapter whose files have all come";
+}
+
+function readyAdapter({ adapter, files }: StoredAdapter): ReadyAdapter {
+  const manifest = adapterManifestSchema.parse(adapter.manifest);
+  const { id, name, version, tenant_id, token } = adapter;
+  return {
+    ...{ id, name, version, manifest },
+    token: token ?? manifest.token ?? name,
+    files: files.map(({ sha256, bytes }) => ({ sha256, bytes, key: adapterKey(tenant_id, sha256) })),
+  };
+}
