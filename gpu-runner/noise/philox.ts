@@ -3,8 +3,7 @@
  * that torch draws on CUDA for one element per thread (A1111 calls it "NV"). Element i of draw d depends on (seed, d, i) only.
  */
 
-/** Draws unit Gaussian noise, `count` values a call; successive calls give successive draws. */
-export type NoiseGenerator = (count: number) => Float32Array;
+import type { NoiseGenerator } from "./generator.ts";
 
 /** @param seed 0 .. 2^64 - 1; a number up to 2^53 - 1 is exact */
 export function philoxNoise(seed: bigint | number): NoiseGenerator {
@@ -17,13 +16,6 @@ export function philoxNoise(seed: bigint | number): NoiseGenerator {
     draw++;
     return values;
   };
-}
-
-/** One generator per item of a batch, drawn side by side: an item's noise does not depend on its neighbours. */
-export function batchNoise(generators: readonly NoiseGenerator[], countPerItem: number): Float32Array {
-  const values = new Float32Array(generators.length * countPerItem);
-  for (const [item, generator] of generators.entries()) values.set(generator(countPerItem), item * countPerItem);
-  return values;
 }
 
 /** The first two words of Philox4x32-10 at counter (draw, 0, index, 0). */

@@ -1,11 +1,9 @@
 /** How a picture was made, in the words of other tools: A1111's parameter text, and XMP with IPTC's mark of generated pictures. */
 import { canonicalPictureRequest, type PictureRequest } from "../../shared/picture.ts";
-import { samplerTraits } from "../../shared/samplers.ts";
+import { samplerTraits, sigmaScheduleTraits } from "../../shared/samplers.ts";
 
 /** IPTC's term for pictures made by a trained model. */
 export const digitalSourceType = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
-
-const scheduleTitles = { normal: "Normal", karras: "Karras", exponential: "Exponential", beta: "Beta", lu: "Lu" } as const;
 
 /** The text that A1111 and its relatives read back: prompt, negative prompt, a line of settings. The hash is cut to ten digits as theirs. */
 export function recipeText(request: PictureRequest): string {
@@ -13,7 +11,7 @@ export function recipeText(request: PictureRequest): string {
   const settings = {
     Steps: request.steps,
     Sampler: samplerTraits[request.sampler].title,
-    ...(schedule && { "Schedule type": scheduleTitles[schedule] }),
+    ...(schedule && { "Schedule type": sigmaScheduleTraits[schedule].title }),
     "CFG scale": request.guidance_scale,
     ...(request.guidance_rescale > 0 && { "CFG Rescale": request.guidance_rescale }),
     Seed: request.seed,

@@ -21,10 +21,25 @@ function trainingBetas(config: SchedulerConfig): Float32Array {
     case "scaled_linear":
       return linspaceF32(Math.sqrt(start), Math.sqrt(end), count).map(root => root * root);
     case "squaredcos_cap_v2":
-      return Float32Array.from({ length: count }, (_, i) =>
-        Math.min(1 - cosineAlphaBar((i + 1) / count) / cosineAlphaBar(i / count), 0.999),
-      );
+      return betasOf(cosineAlphaBar, count);
+    case "exp":
+      return betasOf(time => Math.exp(-12 * time), count);
+    case "laplace":
+      return betasOf(laplaceAlphaBar, count);
+    case "sigmoid":
+      return linspaceF32(-6, 6, count).map(x => (1 / (1 + Math.exp(-x))) * (end - start) + start);
   }
+}
+
+/** The betas whose cumulative product follows alpha-bar over time 0..1. */
+function betasOf(alphaBar: (time: number) => number, count: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => Math.min(1 - alphaBar((i + 1) / count) / alphaBar(i / count), 0.999));
+}
+
+/** Hang et al., arXiv 2407.03297, with scale 1/2 around log-SNR 0. */
+function laplaceAlphaBar(time: number): number {
+  const snr = Math.exp(-0.5 * (time > 0.5 ? -1 : 1) * Math.log(1 - 2 * Math.abs(0.5 - time) + 1e-6));
+  return Math.sqrt(snr / (1 + snr));
 }
 
 /** Nichol and Dhariwal, arXiv 2102.09672, equation 17. */

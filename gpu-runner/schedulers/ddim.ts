@@ -1,7 +1,8 @@
 /** DDIM (Song et al., arXiv 2010.02502); as diffusers' DDIMScheduler. */
 import { combine } from "./combine.ts";
+import { noiseByAlphaBar } from "./forward.ts";
 import { predictedNoise, predictedOriginal, signalOf } from "./parameterization.ts";
-import { alphaBarSchedule, ddimTimesteps, noiseByAlphaBar } from "./schedule.ts";
+import { alphaBarSchedule, ddimTimesteps } from "./schedule.ts";
 import { stepSampler } from "./step-sampler.ts";
 import { limitOriginal } from "./threshold.ts";
 

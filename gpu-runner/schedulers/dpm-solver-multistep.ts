@@ -2,49 +2,82 @@
  * Multistep DPM-Solver (Lu et al., arXiv 2206.00927) and DPM-Solver++ (arXiv 2211.01095), ODE and SDE, orders 1 to 3; as diffusers'
  * DPMSolverMultistepScheduler. The "++" solvers extrapolate the predicted x0, the others the predicted epsilon.
  */
-import type { DpmAlgorithm } from "../../shared/samplers.ts";
 import { combine } from "./combine.ts";
 import type { SchedulerConfig } from "./config.ts";
-import { predictedNoise, predictedOriginal, type Signal, signalAt } from "./parameterization.ts";
-import { dpmSchedule, noiseBySignal } from "./schedule.ts";
-import { stepSampler } from "./step-sampler.ts";
+import { noiseOf, originalOf, solverWeights, type Term, type Weights } from "./dpm-solver.ts";
+import { edmOriginal, edmScale, edmSchedule } from "./edm.ts";
+import { noiseByLevel, noiseBySignal } from "./forward.ts";
+import { inverseSolverSchedule } from "./inverse-schedule.ts";
+import { type Signal, signalAt } from "./parameterization.ts";
+import { type Schedule, solverSchedule } from "./schedule.ts";
+import { stepSampler, type Update, type UpdateContext } from "./step-sampler.ts";
 import { thresholdSample } from "./threshold.ts";
 
-type Term = readonly [coefficient: number, values: Float32Array];
-
 export const dpmSolverMultistep = stepSampler({
-  schedule: dpmSchedule,
+  schedule: (config, steps) => solverSchedule(config, steps, { truncatesCosine: true }),
   addNoise: noiseBySignal,
-
-  start(config, { timesteps, sigmas }, { batch, noise, begin }) {
-    const stochastic = config.algorithm_type.startsWith("sde");
-    const predictions: Float32Array[] = [];
-    return ({ index, x, output }) => {
-      const now = signalAt(sigmas[index]!);
-      const original = originalOf(config, output, x, now, batch);
-      predictions.unshift(config.algorithm_type.endsWith("++") ? original : noiseOf(config, output, x, now, original));
-      const [h, ...earlier] = [index, index - 1, index - 2].filter(k => k >= 0).map(k => Math.log(sigmas[k]!) - Math.log(sigmas[k + 1]!));
-      const weights = solverWeights[config.algorithm_type](now, signalAt(sigmas[index + 1]!), h!);
-      const order = Math.min(orderAt(index, timesteps.length, h!, config), index - begin + 1);
-      const sample = combine(
-        [weights.x, x],
-        ...predictionTerms(order, weights, config, h!, earlier, predictions),
-        ...(stochastic ? [[weights.noise, noise()] as const] : []),
-      );
-      predictions.length = Math.min(predictions.length, config.solver_order);
-      return { sample, original };
-    };
-  },
+  start: dpmSolverMultistepStart,
 });
 
-function originalOf(config: SchedulerConfig, output: Float32Array, x: Float32Array, now: Signal, batch: number): Float32Array {
-  const original = predictedOriginal(config.prediction_type, output, x, now);
-  return config.thresholding ? thresholdSample(original, batch, config) : original;
+/** The same towards noise: what leads from a picture to its latents; as diffusers' DPMSolverMultistepInverseScheduler. */
+export const dpmSolverMultistepInverse = stepSampler({
+  schedule: inverseSolverSchedule,
+  addNoise: noiseBySignal,
+  // It ends at a level above zero, which needs no lower order.
+  start: (config, schedule, context) => dpmSolverMultistepStart({ ...config, final_sigmas_type: "sigma_min" }, schedule, context),
+});
+
+function dpmSolverMultistepStart(config: SchedulerConfig, schedule: Schedule, context: UpdateContext): Update {
+  return multistep(config, schedule, context, signalAt, (output, x, level) =>
+    originalOf(config, output, x, signalAt(level), context.batch),
+  );
 }
 
-function noiseOf(config: SchedulerConfig, output: Float32Array, x: Float32Array, now: Signal, original: Float32Array): Float32Array {
-  if (config.thresholding) return combine([1 / now.sigma, x], [-now.alpha / now.sigma, original]);
-  return predictedNoise(config.prediction_type, output, x, now);
+/** The "++" solvers for models of Karras et al.; as diffusers' EDMDPMSolverMultistepScheduler. */
+export const edmDpmSolverMultistep = stepSampler({
+  schedule: edmSchedule,
+  addNoise: noiseByLevel,
+  scaleInput: edmScale,
+  start: (config, schedule, context) =>
+    multistep(
+      config,
+      schedule,
+      context,
+      level => ({ alpha: 1, sigma: level }),
+      (output, x, level) => {
+        const original = edmOriginal(config, output, x, level);
+        return config.thresholding ? thresholdSample(original, context.batch, config) : original;
+      },
+    ),
+});
+
+type SignalAt = (level: number) => Signal;
+type OriginalAt = (output: Float32Array, x: Float32Array, level: number) => Float32Array;
+
+function multistep(
+  config: SchedulerConfig,
+  { timesteps, sigmas }: Schedule,
+  { noise, begin }: UpdateContext,
+  signal: SignalAt,
+  originalAt: OriginalAt,
+): Update {
+  const stochastic = config.algorithm_type.startsWith("sde");
+  const predictions: Float32Array[] = [];
+  return ({ index, x, output }) => {
+    const now = signal(sigmas[index]!);
+    const original = originalAt(output, x, sigmas[index]!);
+    predictions.unshift(config.algorithm_type.endsWith("++") ? original : noiseOf(config, output, x, now, original));
+    const [h, ...earlier] = [index, index - 1, index - 2].filter(k => k >= 0).map(k => Math.log(sigmas[k]!) - Math.log(sigmas[k + 1]!));
+    const weights = solverWeights[config.algorithm_type](now, signal(sigmas[index + 1]!), h!);
+    const order = Math.min(orderAt(index, timesteps.length, h!, config), index - begin + 1);
+    const sample = combine(
+      [weights.x, x],
+      ...predictionTerms(order, weights, config, h!, earlier, predictions),
+      ...(stochastic ? [[weights.noise, noise()] as const] : []),
+    );
+    predictions.length = Math.min(predictions.length, config.solver_order);
+    return { sample, original };
+  };
 }
 
 /** Order of step i: it grows with the history, and falls again at the end, where high orders are unstable. */
@@ -84,44 +117,3 @@ function predictionTerms(
     [weights.d2, d2],
   ];
 }
-
-/** Coefficients of x, of the prediction and its first and second derivative in log-SNR, and of fresh noise. */
-interface Weights {
-  x: number;
-  d0: number;
-  d1: number;
-  d2: number;
-  noise: number;
-}
-
-/** From signal s to signal t, whose half log-SNRs lie h apart. sde-dpmsolver has no third order: its d2 is never used. */
-const solverWeights = {
-  "dpmsolver++": (s, t, h) => ({
-    x: t.sigma / s.sigma,
-    d0: -t.alpha * Math.expm1(-h),
-    d1: t.alpha * (Math.expm1(-h) / h + 1),
-    d2: -t.alpha * ((Math.expm1(-h) + h) / h ** 2 - 0.5),
-    noise: 0,
-  }),
-  dpmsolver: (s, t, h) => ({
-    x: t.alpha / s.alpha,
-    d0: -t.sigma * Math.expm1(h),
-    d1: -t.sigma * (Math.expm1(h) / h - 1),
-    d2: -t.sigma * ((Math.expm1(h) - h) / h ** 2 - 0.5),
-    noise: 0,
-  }),
-  "sde-dpmsolver++": (s, t, h) => ({
-    x: (t.sigma / s.sigma) * Math.exp(-h),
-    d0: -t.alpha * Math.expm1(-2 * h),
-    d1: t.alpha * (Math.expm1(-2 * h) / (2 * h) + 1),
-    d2: t.alpha * ((-Math.expm1(-2 * h) - 2 * h) / (2 * h) ** 2 - 0.5),
-    noise: t.sigma * Math.sqrt(Math.max(-Math.expm1(-2 * h), 0)),
-  }),
-  "sde-dpmsolver": (s, t, h) => ({
-    x: t.alpha / s.alpha,
-    d0: -2 * t.sigma * Math.expm1(h),
-    d1: -2 * t.sigma * (Math.expm1(h) / h - 1),
-    d2: 0,
-    noise: t.sigma * Math.sqrt(Math.max(Math.expm1(2 * h), 0)),
-  }),
-} as const satisfies Record<DpmAlgorithm, (s: Signal, t: Signal, h: number) => Weights>;

@@ -1,7 +1,8 @@
 /** Euler's method with ancestral noise (k-diffusion's euler_ancestral, eta 1); as diffusers' EulerAncestralDiscreteScheduler. */
 import { combine } from "./combine.ts";
+import { ancestralLevels, noiseByLevel, scaleByLevel } from "./forward.ts";
 import { originalAtLevel } from "./parameterization.ts";
-import { ancestralLevels, eulerSchedule, noiseByLevel, scaleByLevel } from "./schedule.ts";
+import { eulerSchedule } from "./schedule.ts";
 import { stepSampler } from "./step-sampler.ts";
 
 export const eulerAncestral = stepSampler({

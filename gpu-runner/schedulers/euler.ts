@@ -1,8 +1,9 @@
 /** Euler's method with optional churn (Karras et al., arXiv 2206.00364, algorithm 2); as diffusers' EulerDiscreteScheduler. */
 import { combine } from "./combine.ts";
 import type { SchedulerConfig } from "./config.ts";
+import { noiseByLevel, scaleByLevel } from "./forward.ts";
 import { originalAtLevel } from "./parameterization.ts";
-import { eulerSchedule, noiseByLevel, scaleByLevel } from "./schedule.ts";
+import { eulerSchedule } from "./schedule.ts";
 import { stepSampler } from "./step-sampler.ts";
 
 export const euler = stepSampler({

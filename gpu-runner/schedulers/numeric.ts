@@ -29,3 +29,19 @@ export function interpolate(position: number, values: ArrayLike<number>): number
   const low = Math.floor(position);
   return (values[low + 1]! - values[low]!) * (position - low) + values[low]!;
 }
+
+/** x with A x = b for a small regular matrix, by Gauss-Jordan elimination with pivots. */
+export function solveLinear(matrix: readonly (readonly number[])[], vector: readonly number[]): number[] {
+  const rows = matrix.map((row, i) => [...row, vector[i]!]);
+  for (let column = 0; column < rows.length; column++) {
+    const pivot = rows.reduce((best, row, i) => (i > column && Math.abs(row[column]!) > Math.abs(rows[best]![column]!) ? i : best), column);
+    [rows[column], rows[pivot]] = [rows[pivot]!, rows[column]!];
+    const source = rows[column]!;
+    for (const row of rows) {
+      if (row === source) continue;
+      const factor = row[column]! / source[column]!;
+      for (let k = column; k < row.length; k++) row[k]! -= factor * source[k]!;
+    }
+  }
+  return rows.map((row, i) => row.at(-1)! / row[i]!);
+}

@@ -1,29 +1,28 @@
 /** Which timesteps a run visits, and at which noise levels: spacings and sigma schedules after diffusers' `set_timesteps`. */
-import { betaQuantile } from "./beta-distribution.ts";
 import { cumulativeAlphas } from "./betas.ts";
-import { combine } from "./combine.ts";
-import type { SchedulerConfig } from "./config.ts";
+import type { SchedulerConfig, SigmaScheduleName } from "./config.ts";
+import { levelOf, type TrainedLevels, timestepOf, trainedLevels } from "./noise-levels.ts";
 import { countDown, interpolate, linspace, roundHalfEven } from "./numeric.ts";
-import { signalAt, signalOf } from "./parameterization.ts";
+import { sigmaScheduleFunctions } from "./sigma-schedules.ts";
 
 export interface Schedule {
-  /** What the model is told at each step, falling; fractional for some schedules. */
+  /** What the model is told at each call; fractional for some schedules. Falling, but for samplers that run towards noise. */
   timesteps: readonly number[];
-  /** Noise level sigma = sqrt(1 - alpha-bar) / sqrt(alpha-bar) at each step, and the level at the end: timesteps.length + 1 values. */
+  /** Noise level sigma = sqrt(1 - alpha-bar) / sqrt(alpha-bar) at each call, and after the last; as the diffusers class holds them. */
   sigmas: Float32Array;
-  /** alpha-bar of every training timestep. */
+  /** alpha-bar of every training timestep; empty for models that have none. */
   alphasCumprod: Float32Array;
   /** Deviation of the first latents: unit noise is multiplied by it. */
   initNoiseSigma: number;
 }
 
 /** @throws RangeError where there are more steps than training timesteps */
-function checkSteps(config: SchedulerConfig, steps: number): void {
+export function checkSteps(config: SchedulerConfig, steps: number): void {
   if (Number.isInteger(steps) && steps >= 1 && steps <= config.num_train_timesteps) return;
   throw new RangeError(`steps: expected an integer of 1 to ${config.num_train_timesteps} (the model's training timesteps), got ${steps}`);
 }
 
-/** Timesteps for DDIM, which needs no noise levels of its own. */
+/** Whole timesteps for DDIM and its like, which need no noise levels of their own. */
 export function ddimTimesteps(config: SchedulerConfig, steps: number): number[] {
   checkSteps(config, steps);
   return spacedTimesteps(config, steps).map(roundHalfEven);
@@ -32,79 +31,93 @@ export function ddimTimesteps(config: SchedulerConfig, steps: number): number[] 
 /** A schedule of whole timesteps whose noise levels are alpha-bar's. @throws RangeError for a timestep that the model does not know */
 export function alphaBarSchedule(config: SchedulerConfig, timesteps: readonly number[]): Schedule {
   const alphasCumprod = cumulativeAlphas(config);
-  if (timesteps[0]! >= alphasCumprod.length) {
+  const [least, greatest] = [Math.min(...timesteps), Math.max(...timesteps)];
+  if (least < 0 || greatest >= alphasCumprod.length) {
     throw new RangeError(
-      `steps_offset ${config.steps_offset}: the first of ${timesteps.length} timesteps is ${timesteps[0]}, past the model's last, ${alphasCumprod.length - 1}`,
+      `steps_offset ${config.steps_offset}: the timesteps are ${least} to ${greatest}, the model's 0 to ${alphasCumprod.length - 1}`,
     );
   }
   const sigmas = Float32Array.from([...timesteps.map(t => Math.sqrt(1 / alphasCumprod[t]! - 1)), 0]);
   return { timesteps, sigmas, alphasCumprod, initNoiseSigma: 1 };
 }
 
-/** x = alpha x0 + sigma epsilon at a whole timestep. */
-export function noiseByAlphaBar({ timesteps, alphasCumprod }: Schedule, original: Float32Array, noise: Float32Array, position: number) {
-  const { alpha, sigma } = signalOf(alphasCumprod[timesteps[position]!]!);
-  return combine([alpha, original], [sigma, noise]);
+/** The levels of samplers that hold latents as x0 + level * epsilon. */
+export interface LevelSchedule {
+  timesteps: number[];
+  /** One a timestep, without the last. */
+  levels: number[];
+  trained: TrainedLevels;
+  initNoiseSigma: number;
 }
 
-/** x = alpha x0 + sigma epsilon, where sigma / alpha is the schedule's noise level. */
-export function noiseBySignal({ sigmas }: Schedule, original: Float32Array, noise: Float32Array, position: number): Float32Array {
-  const { alpha, sigma } = signalAt(sigmas[position]!);
-  return combine([alpha, original], [sigma, noise]);
-}
-
-/** x = x0 + level * epsilon. */
-export function noiseByLevel({ sigmas }: Schedule, original: Float32Array, noise: Float32Array, position: number): Float32Array {
-  return combine([1, original], [sigmas[position]!, noise]);
-}
-
-/** Latents x0 + level * epsilon as the model wants them: with unit variance. */
-export function scaleByLevel({ sigmas }: Schedule, x: Float32Array, position: number): Float32Array {
-  return combine([signalAt(sigmas[position]!).alpha, x]);
-}
-
-/** Step down past the next level, then add the noise that lifts the latents to it (k-diffusion's get_ancestral_step). */
-export function ancestralLevels(sigma: number, next: number, eta = 1): { down: number; up: number } {
-  const up = Math.min(next, eta * Math.sqrt((next ** 2 * (sigma ** 2 - next ** 2)) / sigma ** 2));
-  return { down: Math.sqrt(next ** 2 - up ** 2), up };
-}
-
-/** Schedule for Euler samplers: noise levels are interpolated at (possibly fractional) timesteps, then replaced by a named schedule. */
-export function eulerSchedule(config: SchedulerConfig, steps: number): Schedule {
+/** Levels are interpolated at (possibly fractional) timesteps, then replaced by a named schedule. */
+export function levelSchedule(config: SchedulerConfig, steps: number): LevelSchedule {
   checkSteps(config, steps);
-  const { alphasCumprod, sigmas: trained, logSigmas } = trainedSigmas(config);
+  const trained = trainedLevels(config);
   const spaced = spacedTimesteps(config, steps).map(Math.fround);
-  const visited = spaced.map(timestep => interpolate(timestep, trained));
-  const named = namedSigmas(config, config.sigma_max ?? visited[0]!, config.sigma_min ?? visited.at(-1)!, steps);
-  const sigmas = withFinalSigma(config, named ?? visited, alphasCumprod);
-  const continuous = config.timestep_type === "continuous" && config.prediction_type === "v_prediction";
-  const timesteps = named?.map(sigma => Math.fround(sigmaToTimestep(sigma, logSigmas))) ?? spaced;
-  const highest = sigmas.reduce((a, b) => Math.max(a, b));
+  const visited = spaced.map(timestep => interpolate(timestep, trained.sigmas));
+  const named = namedLevels(config, config.sigma_max ?? visited[0]!, config.sigma_min ?? visited.at(-1)!, steps, trained);
+  const levels = named ?? visited;
+  const highest = Math.max(...levels);
   return {
-    timesteps: continuous ? Array.from(sigmas.subarray(0, steps), sigma => Math.fround(0.25 * Math.log(sigma))) : timesteps,
-    sigmas,
-    alphasCumprod,
+    timesteps: named?.map(sigma => Math.fround(timestepOf(sigma, trained))) ?? spaced,
+    levels,
+    trained,
     initNoiseSigma: config.timestep_spacing === "leading" ? Math.sqrt(highest ** 2 + 1) : highest,
   };
 }
 
-/** Schedule for DPM-Solver multistep: whole timesteps; a named schedule spans all noise levels of training. */
-export function dpmSchedule(config: SchedulerConfig, steps: number): Schedule {
-  checkSteps(config, steps);
-  const { alphasCumprod, sigmas: trained, logSigmas } = trainedSigmas(config);
-  const named = config.use_lu_lambdas
-    ? linspace(logSigmas.at(-1)!, logSigmas[0]!, steps).map(Math.exp)
-    : namedSigmas(config, trained.at(-1)!, trained[0]!, steps);
-  const spaced = dpmSpacedTimesteps(config, steps, alphasCumprod);
-  const rounds = (config.use_karras_sigmas || config.use_lu_lambdas) && config.beta_schedule !== "squaredcos_cap_v2";
-  const toTimestep = (sigma: number) => (rounds ? roundHalfEven : Math.trunc)(sigmaToTimestep(sigma, logSigmas));
-  const sigmas = named ?? spaced.map(timestep => interpolate(timestep, trained));
+/** Schedule for Euler samplers. */
+export function eulerSchedule(config: SchedulerConfig, steps: number): Schedule {
+  const { timesteps, levels, trained, initNoiseSigma } = levelSchedule(config, steps);
+  const sigmas = withFinalSigma(config, levels, trained.alphasCumprod);
+  const continuous = config.timestep_type === "continuous" && config.prediction_type === "v_prediction";
   return {
-    timesteps: named?.map(toTimestep) ?? spaced,
-    sigmas: withFinalSigma(config, sigmas, alphasCumprod),
+    timesteps: continuous ? levels.map(sigma => Math.fround(0.25 * Math.log(Math.fround(sigma)))) : timesteps,
+    sigmas,
+    alphasCumprod: trained.alphasCumprod,
+    initNoiseSigma,
+  };
+}
+
+/** What the solvers in half log-SNR differ in. */
+interface SolverScheduleRules {
+  /** `final_sigmas_type` is not looked at: the run ends at the least level of training, a named schedule at its last level again. */
+  repeatsLast?: boolean;
+  /** Timesteps of karras levels are truncated, not rounded, for models of the cosine schedule. */
+  truncatesCosine?: boolean;
+}
+
+/** Schedule for solvers in half log-SNR: whole timesteps; a named schedule spans all noise levels of training. */
+export function solverSchedule(config: SchedulerConfig, steps: number, rules: SolverScheduleRules = {}): Schedule {
+  checkSteps(config, steps);
+  const trained = trainedLevels(config);
+  const { sigmas, alphasCumprod } = trained;
+  const named = namedLevels(config, config.sigma_max ?? sigmas.at(-1)!, config.sigma_min ?? sigmas[0]!, steps, trained);
+  const spaced = solverTimesteps(config, steps, alphasCumprod);
+  const levels = named ?? spaced.map(timestep => interpolate(timestep, sigmas));
+  return {
+    timesteps: named?.map(sigma => solverTimestep(config, sigma, trained, rules)) ?? spaced,
+    sigmas: rules.repeatsLast
+      ? Float32Array.from([...levels, named ? levels.at(-1)! : levelOf(alphasCumprod[0]!)])
+      : withFinalSigma(config, levels, alphasCumprod),
     alphasCumprod,
     initNoiseSigma: 1,
   };
+}
+
+/** diffusers rounds the timesteps of some schedules and truncates those of others; schedules that it lacks keep their fractions. */
+export function solverTimestep(
+  config: SchedulerConfig,
+  sigma: number,
+  trained: TrainedLevels,
+  { truncatesCosine = false }: SolverScheduleRules = {},
+): number {
+  const timestep = timestepOf(sigma, trained);
+  const name = scheduleName(config);
+  const truncates = truncatesCosine && config.beta_schedule === "squaredcos_cap_v2";
+  if (name === "karras" || name === "lu") return truncates ? Math.trunc(timestep) : roundHalfEven(timestep);
+  return name === "exponential" || name === "beta" ? Math.trunc(timestep) : timestep;
 }
 
 /** Lin et al., arXiv 2305.08891, table 2. */
@@ -121,9 +134,8 @@ function spacedTimesteps(config: SchedulerConfig, steps: number): number[] {
 }
 
 /** DPM-Solver's spacings leave out the last of steps + 1 points, and start below the noise level at which lambda is clipped. */
-function dpmSpacedTimesteps(config: SchedulerConfig, steps: number, alphasCumprod: Float32Array): number[] {
-  const clip = config.lambda_min_clipped ?? Number.NEGATIVE_INFINITY;
-  const last = alphasCumprod.findLastIndex(alphaBar => Math.log(alphaBar / (1 - alphaBar)) / 2 >= clip) + 1;
+function solverTimesteps(config: SchedulerConfig, steps: number, alphasCumprod: Float32Array): number[] {
+  const last = noisiestTimestep(config, alphasCumprod) + 1;
   switch (config.timestep_spacing) {
     case "linspace":
       return linspace(0, last - 1, steps + 1)
@@ -137,49 +149,37 @@ function dpmSpacedTimesteps(config: SchedulerConfig, steps: number, alphasCumpro
   }
 }
 
-/** Noise level of every training timestep, rising, and its logarithm. */
-function trainedSigmas(config: SchedulerConfig) {
-  const alphasCumprod = cumulativeAlphas(config);
-  // Zero terminal SNR would be an infinite sigma; the smallest positive half-precision number stands in for alpha-bar.
-  if (config.rescale_betas_zero_snr) alphasCumprod[alphasCumprod.length - 1] = 2 ** -24;
-  const sigmas = alphasCumprod.map(sigmaOf);
-  return { alphasCumprod, sigmas, logSigmas: sigmas.map(Math.log) };
+/** The last timestep whose half log-SNR is not below `lambda_min_clipped`. */
+export function noisiestTimestep(config: SchedulerConfig, alphasCumprod: Float32Array): number {
+  const clip = config.lambda_min_clipped ?? Number.NEGATIVE_INFINITY;
+  return alphasCumprod.findLastIndex(alphaBar => Math.log(alphaBar / (1 - alphaBar)) / 2 >= clip);
 }
 
-function sigmaOf(alphaBar: number): number {
-  return Math.sqrt(Math.fround(Math.fround(1 - alphaBar) / alphaBar));
+/** The named schedule that the settings ask for; null for the plain one. */
+export function scheduleName(config: SchedulerConfig): SigmaScheduleName | null {
+  if (config.use_karras_sigmas) return "karras";
+  if (config.use_exponential_sigmas) return "exponential";
+  if (config.use_beta_sigmas) return "beta";
+  if (config.use_lu_lambdas) return "lu";
+  return config.named_schedule;
 }
 
-/** `steps` noise levels from `highest` to `lowest` by the schedule that the flags name; null for the plain one. */
-function namedSigmas(config: SchedulerConfig, highest: number, lowest: number, steps: number): number[] | null {
-  if (config.use_karras_sigmas) return karrasSigmas(highest, lowest, steps);
-  if (config.use_exponential_sigmas) return linspace(Math.log(highest), Math.log(lowest), steps).map(Math.exp);
-  if (config.use_beta_sigmas) return betaSigmas(highest, lowest, steps);
-  return null;
+/** `steps` noise levels from `highest` to `lowest` by the schedule that the settings name; null for the plain one. */
+export function namedLevels(
+  config: SchedulerConfig,
+  highest: number,
+  lowest: number,
+  steps: number,
+  trained: TrainedLevels,
+): number[] | null {
+  const name = scheduleName(config);
+  if (name === null) return null;
+  // Schedules that diffusers lacks are those of A1111 and ComfyUI, which always span all of training.
+  const whole = name === config.named_schedule;
+  const range = whole ? { highest: trained.sigmas.at(-1)!, lowest: trained.sigmas[0]! } : { highest, lowest };
+  return sigmaScheduleFunctions[name]({ ...range, rho: config.rho, trained, alignFor: config.align_your_steps }, steps);
 }
 
-/** Karras et al., arXiv 2206.00364, equation 5, rho = 7. */
-function karrasSigmas(highest: number, lowest: number, steps: number): number[] {
-  const rho = 7;
-  const [high, low] = [highest ** (1 / rho), lowest ** (1 / rho)];
-  return linspace(0, 1, steps).map(ramp => (high + ramp * (low - high)) ** rho);
-}
-
-/** Noise levels at quantiles of Beta(0.6, 0.6): dense at both ends. */
-function betaSigmas(highest: number, lowest: number, steps: number): number[] {
-  return linspace(0, 1, steps).map(ramp => lowest + betaQuantile(1 - ramp, 0.6, 0.6) * (highest - lowest));
-}
-
-function withFinalSigma(config: SchedulerConfig, sigmas: readonly number[], alphasCumprod: Float32Array): Float32Array {
-  return Float32Array.from([...sigmas, config.final_sigmas_type === "sigma_min" ? sigmaOf(alphasCumprod[0]!) : 0]);
-}
-
-/** The fractional training timestep of a noise level, by linear interpolation of the logarithm. */
-function sigmaToTimestep(sigma: number, logSigmas: Float32Array): number {
-  const logSigma = Math.log(Math.max(sigma, 1e-10));
-  const below = logSigmas.findLastIndex(level => logSigma >= level);
-  const low = Math.min(Math.max(below, 0), logSigmas.length - 2);
-  const weight = (logSigmas[low]! - logSigma) / Math.fround(logSigmas[low]! - logSigmas[low + 1]!);
-  const clamped = Math.min(Math.max(weight, 0), 1);
-  return (1 - clamped) * low + clamped * (low + 1);
+function withFinalSigma(config: SchedulerConfig, levels: readonly number[], alphasCumprod: Float32Array): Float32Array {
+  return Float32Array.from([...levels, config.final_sigmas_type === "sigma_min" ? levelOf(alphasCumprod[0]!) : 0]);
 }

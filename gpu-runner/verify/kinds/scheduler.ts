@@ -32,12 +32,15 @@ export const schedulerKind: VerifyKind = {
     const settings = schedulerConfig(scheduler, { ...config, ...stepArgs });
     const schedule = samplers[scheduler].schedule(settings, numInferenceSteps);
     const latents = float32Input(context, "noise");
+    const noise = "noises" in inputs ? queuedNoise(float32Input(context, "noises")) : noNoise;
     const steps: Float32Array[] = [];
     await samplers[scheduler].sample(settings, schedule, {
       model: async (sample, timestep) => sample.map(x => 0.9 * Math.tanh(0.8 * x + 0.3 * Math.sin(timestep / 150))),
       latents: initialLatents(schedule, latents.data),
       batch: latents.shape[0]!,
-      noise: "noises" in inputs ? queuedNoise(float32Input(context, "noises")) : noNoise,
+      noise,
+      // The case holds what the Brownian motion of DPMSolverSDE gave.
+      intervalNoise: noise,
       onStep: ({ sample }) => void steps.push(sample),
     });
     return {

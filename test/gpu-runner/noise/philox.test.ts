@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { batchNoise, philoxNoise } from "../../../gpu-runner/noise/philox.ts";
+import { batchNoise } from "../../../gpu-runner/noise/generator.ts";
+import { philoxNoise } from "../../../gpu-runner/noise/philox.ts";
 
 const seeds = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
 

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { batchNoise, philoxNoise } from "../../../gpu-runner/noise/philox.ts";
+import { batchNoise } from "../../../gpu-runner/noise/generator.ts";
+import { philoxNoise } from "../../../gpu-runner/noise/philox.ts";
 import { guide } from "../../../gpu-runner/pipeline/guidance.ts";
 import { toBytes, toUnitPictures } from "../../../gpu-runner/pipeline/pixels.ts";
 import { type TextToImageSettings, textToImage } from "../../../gpu-runner/pipeline/text-to-image.ts";
