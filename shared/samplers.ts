@@ -253,11 +253,7 @@ export const samplerTraits = {
   deis: solver("DEIS", ["DEISMultistepScheduler"], [...thresholding, "solver_order", "lower_order_final"]),
   unipc: solver(
     "UniPC",
-    [
-      "UniPCMultistepScheduler",
-      { name: "uni_pc", options: { solver_type: "bh1" } },
-      { name: "uni_pc_bh2", options: { solver_type: "bh2" } },
-    ],
+    ["UniPCMultistepScheduler", { name: "uni_pc_bh2", options: { solver_type: "bh2" } }],
     [...thresholding, "solver_order", "solver_type", "final_sigmas_type", "lower_order_final", "predict_x0", "disable_corrector"],
   ),
   sa_solver: {
