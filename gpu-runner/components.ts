@@ -4,7 +4,9 @@
  */
 import type { HyperNetwork, IpAdapterLayers, LoraAdapter, WeightShapes } from "./adapters/adapter.ts";
 import type { ExecutionProviderName } from "./graph/emitter.ts";
+import type { UnetConfig } from "./weights/configs.ts";
 import type { ModelDescription } from "./weights/describe.ts";
+import type { WeightSource } from "./weights/weights.ts";
 
 /** A dense row-major fp32 tensor in main memory. */
 export interface TensorF32 {
@@ -48,7 +50,7 @@ export interface IpAdapterUse {
   tokens: TensorF32;
   /** One per batch item. */
   weights: readonly number[];
-  /** [1 or B, h, w] at the latents' size, 1 where it works; absent: everywhere. */
+  /** [1 or B, h, w] of any size (resized to each level), 1 where it works; absent: everywhere. */
   mask?: TensorF32;
 }
 
@@ -74,11 +76,22 @@ export interface PredictArgs {
   t2iFeatures?: readonly TensorF32[];
 }
 
+/** The UNet as those adapters need it that follow its geometry or add to its weights: ControlNets, IP-Adapters. */
+export interface UnetBase {
+  /** The model's content hash. */
+  hash: string;
+  config: UnetConfig;
+  /** Its tensors as they lie on disk, by the graph's names. */
+  weights: WeightSource;
+  shapes: ReadonlyMap<string, readonly number[]>;
+}
+
 /** A model held by inference sessions. Calls on one model are serialised by the runtime; none may follow `release`. */
 export interface DiffusionModel {
   readonly description: ModelDescription;
   /** Every tensor of the UNet and the text encoders: where adapters can take hold. */
   readonly weightShapes: WeightShapes;
+  readonly unet: UnetBase;
   encodeText(args: EncodeTextArgs): Promise<TextEncoding>;
   /** The UNet's raw output, [B, Cout, H, W]: epsilon or v, as `description.predictionType` says. */
   predict(args: PredictArgs): Promise<TensorF32>;

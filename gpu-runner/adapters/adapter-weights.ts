@@ -1,0 +1,102 @@
+/** The weights of an adapter that is a net of its own: one file or several, mapped as fp32, taken by name and shape. */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { pipeline } from "node:stream/promises";
+import type { StoredTensor } from "../graph/ir.ts";
+import { ModelError } from "../weights/model-error.ts";
+import { placeTensors } from "../weights/placement.ts";
+import { withSafetensors } from "../weights/safetensors.ts";
+import type { WeightSource } from "../weights/weights.ts";
+
+export interface AdapterWeightOptions {
+  /** Where widened weights are kept. */
+  cacheDir: string;
+  /** SHA-256 of a file in hex where it is known already; absent or undefined: it is computed. */
+  sha256?: (file: string) => string | undefined;
+}
+
+export class AdapterWeights {
+  /** For messages. */
+  readonly path: string;
+  /** SHA-256 in hex of each file, in the given order. */
+  readonly sha256: readonly string[];
+  readonly #tensors: ReadonlyMap<string, StoredTensor>;
+
+  constructor(path: string, sha256: readonly string[], tensors: ReadonlyMap<string, StoredTensor>) {
+    this.path = path;
+    this.sha256 = sha256;
+    this.#tensors = tensors;
+  }
+
+  /** Throws ModelError for a malformed file or a key that stands in two, CacheError where the cache cannot be written. */
+  static async open(path: string, files: readonly string[], options: AdapterWeightOptions): Promise<AdapterWeights> {
+    const tensors = new Map<string, StoredTensor>();
+    const hashes: string[] = [];
+    for (const file of files) {
+      const sha256 = options.sha256?.(file) ?? (await sha256OfFile(file));
+      hashes.push(sha256);
+      for (const stored of placeAll(file, sha256, options.cacheDir)) {
+        if (tensors.has(stored.key)) throw new ModelError(file, stored.key, "a key that stands in one file", "one that stands in two");
+        tensors.set(stored.key, stored);
+      }
+    }
+    return new AdapterWeights(path, hashes, tensors);
+  }
+
+  /** The same tensors and more, or others of the same names. */
+  with(tensors: ReadonlyMap<string, StoredTensor>): AdapterWeights {
+    return new AdapterWeights(this.path, this.sha256, new Map([...this.#tensors, ...tensors]));
+  }
+
+  keys(): readonly string[] {
+    return [...this.#tensors.keys()];
+  }
+
+  /** Shape of a tensor; throws ModelError where there is none of this key. */
+  shape(key: string): readonly number[] {
+    return this.tensor(key).shape;
+  }
+
+  tensor(key: string): StoredTensor {
+    const found = this.#tensors.get(key);
+    if (!found) throw new ModelError(this.path, key, "a tensor of this name", "none");
+    return found;
+  }
+
+  /**
+   * Lets a graph take its weights by its own names, of which `keyFor` gives the file's. Throws ModelError naming the key for one that
+   * is missing, misshapen, or left over and not ignored.
+   */
+  build<T>(keyFor: (name: string) => string, build: (weights: WeightSource) => T, ignores: (key: string) => boolean = () => false): T {
+    const taken = new Set<string>();
+    const built = build({
+      take: (name, shape) => {
+        const key = keyFor(name);
+        const stored = this.#tensors.get(key);
+        if (!stored) throw new ModelError(this.path, key, `a tensor [${shape}]`, "none");
+        if (String(stored.shape) !== String(shape)) throw new ModelError(this.path, key, `shape [${shape}]`, `[${stored.shape}]`);
+        taken.add(key);
+        return stored;
+      },
+    });
+    const unused = this.keys().filter(key => !taken.has(key) && !ignores(key));
+    if (unused.length > 0) {
+      const more = unused.length > 1 ? `${unused.length} unused keys, the first [${this.shape(unused[0]!)}]` : "an unused key";
+      throw new ModelError(this.path, unused[0]!, "every key to be used", more);
+    }
+    return built;
+  }
+}
+
+/** Every floating-point tensor of a file; whole numbers are marks and buffers, which no graph reads. */
+function placeAll(file: string, sha256: string, cacheDir: string): StoredTensor[] {
+  const entries = withSafetensors(file, source => [...source.entries.values()].filter(({ name }) => source.isFloat(name)));
+  const wanted = entries.map(entry => ({ component: "unet" as const, name: entry.name, file, entry, shape: entry.shape }));
+  return placeTensors(wanted, file, sha256, cacheDir);
+}
+
+async function sha256OfFile(file: string): Promise<string> {
+  const hash = createHash("sha256");
+  await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
+  return hash.digest("hex");
+}
