@@ -3,9 +3,7 @@ import { z } from "zod";
 import { buildUnet, timestepFeatures } from "../../gpu-runner/models/unet.ts";
 import { createSession } from "../../gpu-runner/session.ts";
 import { readUnetConfig } from "../../gpu-runner/weights/configs.ts";
-import { keyLayouts } from "../../gpu-runner/weights/key-layouts.ts";
-import { withSafetensors } from "../../gpu-runner/weights/safetensors.ts";
-import { Weights } from "../../gpu-runner/weights/weights.ts";
+import { weightsOfFile } from "../../gpu-runner/weights/weights.ts";
 import { peakBytes, serve } from "./serve.ts";
 
 const [configFile, weightsFile, cacheDir, threads] = z
@@ -14,7 +12,7 @@ const [configFile, weightsFile, cacheDir, threads] = z
 const config = readUnetConfig(configFile);
 
 const began = performance.now();
-const graph = withSafetensors(weightsFile, source => buildUnet(config, new Weights(source, keyLayouts.unet)));
+const graph = buildUnet(config, weightsOfFile(weightsFile));
 const session = await createSession(graph, { provider: "cpu", cacheDir, threads });
 const load_seconds = (performance.now() - began) / 1000;
 

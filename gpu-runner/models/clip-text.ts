@@ -5,11 +5,13 @@ import * as ops from "../graph/ops.ts";
 import type { TextEncoderConfig } from "../weights/configs.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
-import { layerNorm, linear, Place } from "./layers.ts";
+import { layerNorm, linear, linearWithoutBias, Place } from "./layers.ts";
 
 /**
  * Input: `embeddings` [B, L, C], token plus position rows: they are gathered outside, so each item may have vectors of its
- * own. Outputs [B, L, C]: `last_hidden_state`, `penultimate`, `penultimate_normed`, `skip2_normed` (see `TextEncoding`).
+ * own. Outputs for every skip from 0 to the count of layers, [B, L, C]: `hidden.<skip>`, the states after all layers but that
+ * many, and `normed.<skip>`, the same after the final norm; where the encoder has a text projection also `projected`
+ * [B, L, P], `normed.0` through it.
  */
 export function buildTextEncoder(config: TextEncoderConfig, weights: WeightSource): Graph {
   const graph = new Graph("text-encoder");
@@ -19,13 +21,18 @@ export function buildTextEncoder(config: TextEncoderConfig, weights: WeightSourc
   const norm = place.at("final_layer_norm");
   const weight = norm.weight("weight", [config.width]);
   const bias = norm.weight("bias", [config.width]);
-  const normed = (state: Value): Value => ops.layerNorm(state, weight, bias, { epsilon: config.epsilon });
-  graph.output("last_hidden_state", normed(states.at(-1)!));
-  graph.output("penultimate", states.at(-2)!);
-  graph.output("penultimate_normed", normed(states.at(-2)!));
-  graph.output("skip2_normed", normed(states.at(-3)!));
+  states.toReversed().forEach((state, skip) => {
+    const normed = ops.layerNorm(state, weight, bias, { epsilon: config.epsilon });
+    graph.output(hiddenName(skip), state);
+    graph.output(normedName(skip), normed);
+    if (skip === 0 && config.projectionWidth !== null)
+      graph.output("projected", linearWithoutBias(place.at("text_projection"), normed, config.projectionWidth));
+  });
   return graph;
 }
+
+export const hiddenName = (skip: number): string => `hidden.${skip}`;
+export const normedName = (skip: number): string => `normed.${skip}`;
 
 function encoderLayer(place: Place, x: Value, config: TextEncoderConfig): Value {
   const attended = attend(place.at("self_attn"), layerNorm(place.at("layer_norm1"), x, config.epsilon), config);
@@ -42,7 +49,9 @@ function attend(place: Place, x: Value, { width, heads }: TextEncoderConfig): Va
 }
 
 /** The position whose final state stands for the whole text: the first end-of-text token. */
-export function poolingPosition(ids: readonly number[], eosTokenId: number): number {
-  // Configs of the first releases say 2, which is not the id in their vocabulary: the largest id is taken to be it.
-  return eosTokenId === 2 ? ids.indexOf(Math.max(...ids)) : Math.max(0, ids.indexOf(eosTokenId));
+export function poolingPosition(ids: readonly number[], { eosTokenId, vocabularySize }: TextEncoderConfig): number {
+  if (eosTokenId !== 2) return Math.max(0, ids.indexOf(eosTokenId));
+  // Configs of the first releases say 2, which is not the id in their vocabulary: the largest is taken to be it. Ids beyond the
+  // vocabulary, which textual inversions add, are none of it.
+  return ids.indexOf(Math.max(...ids.filter(id => id < vocabularySize)));
 }

@@ -1,47 +1,52 @@
 /** CLIP's embedding of tokens: rows of the token table plus rows of the position table, read from the file as they are needed. */
 import type { TensorF32 } from "../components.ts";
-import type { StoredTensor } from "../graph/ir.ts";
 import type { TextEncoderConfig } from "../weights/configs.ts";
-import { SafetensorsFile, withSafetensors } from "../weights/safetensors.ts";
-import type { Weights } from "../weights/weights.ts";
+import { StoredRows } from "../weights/stored-rows.ts";
+import type { WeightSource } from "../weights/weights.ts";
 
-/** Holds the weight file open from the first use; `close` it. The table of a real model has 150 MB, of which a prompt needs a few rows. */
+/** `close` it. The table of a real model has 150 MB, of which a prompt needs a few rows. */
 export class TextEmbeddings {
-  readonly #path: string;
-  #file: SafetensorsFile | null = null;
   readonly #config: TextEncoderConfig;
-  readonly #tokens: StoredTensor;
-  readonly #positions: Float32Array;
+  readonly #tokens: StoredRows;
+  readonly #positions: StoredRows;
 
-  constructor(config: TextEncoderConfig, weights: Weights) {
+  constructor(config: TextEncoderConfig, weights: WeightSource) {
     this.#config = config;
-    this.#tokens = weights.take("embeddings.token_embedding.weight", [config.vocabularySize, config.width]);
-    const positions = weights.take("embeddings.position_embedding.weight", [config.maxLength, config.width]);
-    this.#path = weights.file;
-    this.#positions = withSafetensors(weights.file, file => file.readFloat32(positions.key));
+    this.#tokens = new StoredRows(weights.take("embeddings.token_embedding.weight", [config.vocabularySize, config.width]));
+    this.#positions = new StoredRows(weights.take("embeddings.position_embedding.weight", [config.maxLength, config.width]));
   }
 
-  /** Ids, one equally long list per prompt, to [B, L, C]. Throws RangeError for an id or a length that the tables lack. */
-  embed(ids: readonly (readonly number[])[]): TensorF32 {
-    const { width, vocabularySize, maxLength } = this.#config;
+  /**
+   * Ids, one equally long list per prompt, to [B, L, C]. Ids from the vocabulary's size on are rows of `extra`, [n, C].
+   * Throws RangeError for an id or a length that the tables lack.
+   */
+  embed(ids: readonly (readonly number[])[], extra?: TensorF32): TensorF32 {
+    const { width, maxLength } = this.#config;
     const length = ids[0]?.length ?? 0;
     if (length < 1 || length > maxLength || ids.some(row => row.length !== length))
       throw new RangeError(`token ids: expected lists of one length from 1 to ${maxLength}, got lengths [${ids.map(row => row.length)}]`);
-    this.#file ??= SafetensorsFile.open(this.#path);
-    const file = this.#file;
+    if (extra && extra.shape[1] !== width) throw new RangeError(`extra embeddings: expected rows of ${width}, got [${extra.shape}]`);
+    const positions = this.#positions.read(0, length);
     const data = new Float32Array(ids.length * length * width);
     ids.flat().forEach((id, row) => {
-      if (!Number.isInteger(id) || id < 0 || id >= vocabularySize)
-        throw new RangeError(`token id: expected 0 to ${vocabularySize - 1}, got ${id}`);
-      const token = file.readFloat32(this.#tokens.key, id * width, width);
+      const token = this.#row(id, extra);
       const position = (row % length) * width;
-      for (let i = 0; i < width; i++) data[row * width + i] = token[i]! + this.#positions[position + i]!;
+      for (let i = 0; i < width; i++) data[row * width + i] = token[i]! + positions[position + i]!;
     });
     return { data, shape: [ids.length, length, width] };
   }
 
+  #row(id: number, extra: TensorF32 | undefined): Float32Array {
+    const { width, vocabularySize } = this.#config;
+    const count = vocabularySize + (extra?.shape[0] ?? 0);
+    if (!Number.isInteger(id) || id < 0 || id >= count) throw new RangeError(`token id: expected 0 to ${count - 1}, got ${id}`);
+    if (id < vocabularySize) return this.#tokens.read(id);
+    const start = (id - vocabularySize) * width;
+    return extra!.data.subarray(start, start + width);
+  }
+
   close(): void {
-    this.#file?.close();
-    this.#file = null;
+    this.#tokens.close();
+    this.#positions.close();
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The config.json files of a diffusers folder, parsed once into what the graphs need. A key that is absent has the
+ * Configs in diffusers' form, from a folder's config.json files or beside a single file, parsed once into what the graphs need. A key that is absent has the
  * reference's default; a setting that is not supported is an error that names key, expected and got.
  * Sources: diffusers' UNet2DConditionModel and AutoencoderKL, transformers' CLIPTextConfig.
  */
@@ -65,6 +65,8 @@ export interface TextEncoderConfig {
   activation: ActivationName;
   epsilon: number;
   eosTokenId: number;
+  /** Width of `text_embeds`, where the encoder is CLIPTextModelWithProjection; null: pooled states are used as they are. */
+  projectionWidth: number | null;
 }
 
 const count = z.int().positive();
@@ -157,18 +159,23 @@ const textEncoderSchema = z.object({
   vocab_size: count.default(49408),
   hidden_size: count.default(512),
   intermediate_size: count.default(2048),
-  // Two layers are needed for the states that clip_skip names.
-  num_hidden_layers: z.int().min(2).default(12),
+  num_hidden_layers: count.default(12),
   num_attention_heads: count.default(8),
   max_position_embeddings: count.default(77),
   hidden_act: activation.default("quick_gelu"),
   layer_norm_eps: z.number().positive().default(1e-5),
   eos_token_id: z.int().nullish(),
+  projection_dim: count.default(512),
 });
 
 /** Reads `unet/config.json`. Throws ModelError. */
 export function readUnetConfig(file: string): UnetConfig {
-  const config = parseConfig(file, unetSchema);
+  return checkUnetConfig(file, readJson(file));
+}
+
+/** The same of what was read already; `file` is for messages. Throws ModelError. */
+export function checkUnetConfig(file: string, json: unknown): UnetConfig {
+  const config = checkConfig(file, json, unetSchema);
   const levelCount = config.block_out_channels.length;
   for (const key of ["down_block_types", "up_block_types"] as const)
     if (config[key].length !== levelCount)
@@ -216,9 +223,9 @@ function addedConditions(file: string, config: z.output<typeof unetSchema>): Non
   return { timeWidth: sizes[0]!, width: sizes[1]! };
 }
 
-/** Reads `vae/config.json`. Throws ModelError. */
-export function readVaeConfig(file: string): VaeConfig {
-  const config = parseConfig(file, vaeSchema);
+/** The content of `vae/config.json`; `file` is for messages. Throws ModelError. */
+export function checkVaeConfig(file: string, json: unknown): VaeConfig {
+  const config = checkConfig(file, json, vaeSchema);
   for (const key of ["down_block_types", "up_block_types"] as const) {
     const expected = config.block_out_channels.length;
     if (config[key].length !== expected)
@@ -240,9 +247,9 @@ export function readVaeConfig(file: string): VaeConfig {
   };
 }
 
-/** Reads `text_encoder/config.json`. Throws ModelError. */
-export function readTextEncoderConfig(file: string): TextEncoderConfig {
-  const config = parseConfig(file, textEncoderSchema);
+/** The content of `text_encoder/config.json`; whether a projection is used is the model's business. Throws ModelError. */
+export function checkTextEncoderConfig(file: string, json: unknown, { projects }: { projects: boolean }): TextEncoderConfig {
+  const config = checkConfig(file, json, textEncoderSchema);
   requireDivides(file, "num_attention_heads", config.num_attention_heads, config.hidden_size);
   return {
     vocabularySize: config.vocab_size,
@@ -254,17 +261,26 @@ export function readTextEncoderConfig(file: string): TextEncoderConfig {
     activation: config.hidden_act,
     epsilon: config.layer_norm_eps,
     eosTokenId: config.eos_token_id ?? 49407,
+    projectionWidth: projects ? config.projection_dim : null,
   };
 }
 
 /** Reads and checks a JSON file. Throws ModelError for a missing or malformed file and for the first key that does not fit. */
 export function parseConfig<T extends z.ZodType>(file: string, schema: T): z.output<T> {
-  let json: unknown;
+  return checkConfig(file, readJson(file), schema);
+}
+
+/** Reads a JSON file. Throws ModelError where there is none. */
+export function readJson(file: string): unknown {
   try {
-    json = JSON.parse(withoutNonFinite(readFileSync(file, "utf8")));
+    return JSON.parse(withoutNonFinite(readFileSync(file, "utf8")));
   } catch (error) {
     throw new ModelError(file, "file", "readable JSON", error instanceof Error ? error.message : String(error));
   }
+}
+
+/** Throws ModelError for the first key that does not fit. */
+export function checkConfig<T extends z.ZodType>(file: string, json: unknown, schema: T): z.output<T> {
   const parsed = schema.safeParse(json, { reportInput: true });
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0]!;

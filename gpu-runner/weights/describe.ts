@@ -1,79 +1,122 @@
-/** What is known of a model folder before any session is made. */
-import { join } from "node:path";
-import { z } from "zod";
-import type { ModelFamily } from "../../shared/model.ts";
+/** What is known of a model before any session is made. */
+import type { ModelFamily, ModelTask } from "../../shared/model.ts";
 import { ModelError } from "./model-error.ts";
-import { type ComponentName, hashModel, type ModelFolder, openModelFolder } from "./model-folder.ts";
-import { dtypeBytes, withSafetensors } from "./safetensors.ts";
+import { hashModel, type ModelLayout, type ModelSource, openModel, type TokenizerSource } from "./model-source.ts";
 
-/** Plain data, so it may cross threads and sockets. */
+export interface TextEncoderDescription {
+  /** Which adapters' parts it takes. */
+  component: "textEncoder" | "textEncoder2";
+  /** Of its states: what a textual inversion has to fit. */
+  width: number;
+  maxLength: number;
+  layers: number;
+  /** Ids from here on are rows of `extraEmbeddings`. */
+  vocabularySize: number;
+  /** Width of `pooled` where it is projected (`text_embeds`); null: it is not. */
+  projectionWidth: number | null;
+}
+
+/** Plain data, so it may cross threads. */
 export interface ModelDescription {
   /** "sha256:<hex>" over the files that determine the picture. */
   hash: string;
   family: ModelFamily;
+  layout: ModelLayout;
+  tasks: readonly [ModelTask, ...ModelTask[]];
   predictionType: "epsilon" | "v_prediction" | "sample";
   latentChannels: number;
-  /** Pixels per latent along one side: 8 for SD 1.x. */
+  /** Pixels per latent along one side: 8 for all published bases. */
   vaeScaleFactor: number;
   /** Pixels, from the UNet's `sample_size`. */
   defaultWidth: number;
   defaultHeight: number;
-  /** `latentChannels`, or more for an inpainting UNet. */
+  /** `latentChannels`, twice that for an edit UNet, twice that and a mask for an inpainting one. */
   unetInputChannels: number;
   crossAttentionDim: number;
+  /** SDXL: how many time ids beside the pooled text, whether the last one is an aesthetic score, and what no negative prompt means. */
+  addedConditions: { timeIds: number; requiresAestheticsScore: boolean; forceZerosForEmptyPrompt: boolean } | null;
+  /** Latent consistency models take the guidance scale as an input. */
+  readsGuidance: boolean;
   vae: { scalingFactor: number };
-  textEncoder: { maxLength: number; hiddenSize: number };
-  tokenizer: { maxLength: number };
-  /** `scheduler/scheduler_config.json` as it stands. */
+  /** In the order in which their states are joined. */
+  textEncoders: readonly TextEncoderDescription[];
+  /** One per text encoder; `tokenizersOf` makes them. */
+  tokenizers: readonly TokenizerSource[];
+  /** In the form of `scheduler/scheduler_config.json`. */
   schedulerConfig: Readonly<Record<string, unknown>>;
-  parameters: Readonly<Record<ComponentName, number>>;
 }
 
-const predictionTypeSchema = z.enum(["epsilon", "v_prediction", "sample"]).default("epsilon");
+const predictionTypes = ["epsilon", "v_prediction", "sample"] as const;
 
-/** Opens, hashes and describes a folder. Throws ModelError. */
+/** Opens, hashes and describes a folder or file. Throws ModelError. */
 export async function describeModel(path: string): Promise<ModelDescription> {
-  const folder = openModelFolder(path);
-  return describeFolder(folder, (await hashModel(folder)).hash);
+  const source = openModel(path);
+  return describeSource(source, (await hashModel(source)).hash);
 }
 
-/** Describes a folder whose hash is known. Throws ModelError. */
-export function describeFolder(folder: ModelFolder, hash: string): ModelDescription {
-  const { unet, vae, textEncoder, schedulerConfig, weightFiles } = folder;
+/** Describes a model whose hash is known. Throws ModelError. */
+export function describeSource(source: ModelSource, hash: string): ModelDescription {
+  const { unet, vae, textEncoders, schedulerConfig, schedulerFile } = source;
   const vaeScaleFactor = 2 ** (vae.channels.length - 1);
-  const predictionType = predictionTypeSchema.safeParse(schedulerConfig.prediction_type);
-  if (!predictionType.success) {
-    const file = join(folder.path, "scheduler/scheduler_config.json");
-    throw new ModelError(file, "prediction_type", "epsilon, v_prediction or sample", JSON.stringify(schedulerConfig.prediction_type));
-  }
+  const said = schedulerConfig.prediction_type ?? "epsilon";
+  const predictionType = predictionTypes.find(type => type === said);
+  if (!predictionType) throw new ModelError(schedulerFile, "prediction_type", "epsilon, v_prediction or sample", JSON.stringify(said));
   return {
     hash,
-    family: "sd1",
-    predictionType: predictionType.data,
+    family: source.family,
+    layout: source.layout,
+    tasks: tasksOf(source),
+    predictionType,
     latentChannels: vae.latentChannels,
     vaeScaleFactor,
     defaultHeight: unet.sampleSize[0] * vaeScaleFactor,
     defaultWidth: unet.sampleSize[1] * vaeScaleFactor,
     unetInputChannels: unet.inChannels,
     crossAttentionDim: unet.crossAttentionDim,
+    addedConditions: addedConditions(source),
+    readsGuidance: unet.guidanceWidth !== null,
     vae: { scalingFactor: vae.scalingFactor },
-    textEncoder: { maxLength: textEncoder.maxLength, hiddenSize: textEncoder.width },
-    tokenizer: { maxLength: folder.tokenizerMaxLength },
+    textEncoders: textEncoders.map(({ component, config }) => ({
+      component,
+      width: config.width,
+      maxLength: config.maxLength,
+      layers: config.layers,
+      vocabularySize: config.vocabularySize,
+      projectionWidth: config.projectionWidth,
+    })),
+    tokenizers: source.tokenizers,
     schedulerConfig,
-    parameters: {
-      unet: countParameters(weightFiles.unet),
-      vae: countParameters(weightFiles.vae),
-      textEncoder: countParameters(weightFiles.textEncoder),
-    },
   };
 }
 
-/** Elements of all floating-point tensors of a file. */
-function countParameters(file: string): number {
-  return withSafetensors(file, source =>
-    [...source.entries.values()].reduce(
-      (sum, entry) => sum + (source.isFloat(entry.name) ? entry.byteLength / dtypeBytes[entry.dtype] : 0),
-      0,
-    ),
-  );
+/** What a UNet can do by its input channels: latents; latents and a picture's; latents, a mask and a masked picture's. */
+function tasksOf({ path, family, unet, vae }: ModelSource): ModelDescription["tasks"] {
+  const latents = vae.latentChannels;
+  switch (unet.inChannels) {
+    case latents:
+      // A refiner is trained on the last steps only: it has nothing to begin with.
+      return family === "sdxl-refiner" ? ["image-to-image", "inpaint"] : ["text-to-image", "image-to-image", "inpaint"];
+    case 2 * latents:
+      return ["edit"];
+    case 2 * latents + 1:
+      return ["inpaint"];
+    default:
+      throw new ModelError(path, "in_channels", `${latents}, ${2 * latents} or ${2 * latents + 1}`, String(unet.inChannels));
+  }
+}
+
+/** SDXL's base reads six time ids; its refiner five, the last of which is an aesthetic score (diffusers' two img2img forms). */
+function addedConditions({ path, unet, textEncoders, forceZerosForEmptyPrompt }: ModelSource): ModelDescription["addedConditions"] {
+  if (!unet.added) return null;
+  const { width, timeWidth } = unet.added;
+  const pooled = textEncoders.at(-1)?.config.projectionWidth ?? 0;
+  const timeIds = (width - pooled) / timeWidth;
+  if (timeIds !== 5 && timeIds !== 6)
+    throw new ModelError(
+      path,
+      "projection_class_embeddings_input_dim",
+      `${pooled} for pooled text and ${timeWidth} for each of 5 or 6 time ids`,
+      String(width),
+    );
+  return { timeIds, requiresAestheticsScore: timeIds === 5, forceZerosForEmptyPrompt };
 }

@@ -1,8 +1,9 @@
 /**
  * Where a graph's weights lie. ONNX Runtime maps fp32 at offsets that are multiples of 4 straight from a file on the CPU;
- * everything else is widened once into a sidecar in the cache, named by the content it was made from.
+ * everything else is widened (and turned where it is stored transposed) once into a sidecar in the cache, named by the content
+ * it was made from.
  */
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import {
   copyFileSync,
   existsSync,
@@ -16,10 +17,12 @@ import {
   statSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import type { StoredTensor } from "../graph/ir.ts";
 import { CacheError } from "./cache-error.ts";
 import { ModelError } from "./model-error.ts";
-import { dtypeBytes, type SafetensorsEntry, type SafetensorsFile, withSafetensors } from "./safetensors.ts";
+import { dtypeBytes, type SafetensorsFile, withSafetensors } from "./safetensors.ts";
 import { bytesOf, writeSafetensors } from "./safetensors-write.ts";
+import { elementsOf, type SourceTensor } from "./sorted-keys.ts";
 
 /** A memory page, and more than any provider's alignment. */
 const alignment = 4096;
@@ -27,25 +30,64 @@ const alignment = 4096;
 const chunk = 1 << 22;
 
 /**
- * A file with the same tensors as fp32 at offsets that can be mapped: the file itself, or its sidecar, made if need be.
- * `sha256` is the file's own hash. Throws CacheError where the cache cannot be written; no partial file is left.
+ * A file with the same tensors as fp32 at offsets that can be mapped: the file itself, or a sidecar. `sha256` is the file's own
+ * hash. Throws CacheError where the cache cannot be written; no partial file is left.
  */
 export function placeFloat32(path: string, sha256: string, cacheDir: string): string {
-  return withSafetensors(path, source => {
-    const floats = [...source.entries.values()].filter(({ name }) => source.isFloat(name));
-    if (floats.length === 0) throw new ModelError(path, "file", "floating-point tensors", "none");
-    if (floats.every(entry => entry.dtype === "F32" && entry.offset % 4 === 0)) return path;
-    const sidecar = join(cacheDir, "weights", `${sha256}.f32.safetensors`);
-    if (!existsSync(sidecar)) writeSidecar(source, floats, sidecar, cacheDir);
-    return sidecar;
+  const floats = withSafetensors(path, source => [...source.entries.values()].filter(({ name }) => source.isFloat(name)));
+  if (floats.length === 0) throw new ModelError(path, "file", "floating-point tensors", "none");
+  if (floats.every(entry => mapsInPlace({ entry }))) return path;
+  return sidecarOf(
+    path,
+    sha256,
+    floats.map(entry => ({ entry })),
+    cacheDir,
+  ).file;
+}
+
+/**
+ * Tensors of one file as fp32 that can be mapped: where they lie, or in a sidecar, made if need be. `sha256` is the file's own
+ * hash. The result is in the order of `wanted`. Throws CacheError where the cache cannot be written; no partial file is left.
+ */
+export function placeTensors(wanted: readonly SourceTensor[], path: string, sha256: string, cacheDir: string): StoredTensor[] {
+  const rewritten = new Map(wanted.filter(tensor => !mapsInPlace(tensor)).map(tensor => [tensor.entry.name, tensor]));
+  const sidecar = rewritten.size > 0 ? sidecarOf(path, sha256, [...rewritten.values()], cacheDir) : null;
+  return wanted.map(tensor => {
+    const { name, piece, shape, entry } = tensor;
+    const at = mapsInPlace(tensor)
+      ? { file: path, offset: entry.offset }
+      : { file: sidecar!.file, offset: sidecar!.offsets.get(entry.name)! };
+    const byteLength = 4 * elementsOf(tensor);
+    return { key: name, file: at.file, offset: at.offset + (piece?.index ?? 0) * byteLength, byteLength, shape };
   });
 }
 
-function writeSidecar(source: SafetensorsFile, floats: readonly SafetensorsEntry[], sidecar: string, cacheDir: string): void {
+type Rewritten = Pick<SourceTensor, "entry" | "transposed">;
+
+function mapsInPlace({ entry, transposed }: Rewritten): boolean {
+  return entry.dtype === "F32" && entry.offset % 4 === 0 && !transposed;
+}
+
+/** A file of the given tensors in fp32, named by what it was made from. */
+function sidecarOf(path: string, sha256: string, tensors: readonly Rewritten[], cacheDir: string) {
+  const selection = tensors.map(({ entry, transposed }) => [entry.name, transposed ?? false]);
+  const digest = createHash("sha256").update(JSON.stringify(selection)).digest("hex").slice(0, 16);
+  const file = join(cacheDir, "weights", `${sha256}.${digest}.f32.safetensors`);
+  if (!existsSync(file)) withSafetensors(path, source => writeSidecar(source, tensors, file, cacheDir));
+  const offsets = withSafetensors(file, sidecar => new Map([...sidecar.entries.values()].map(({ name, offset }) => [name, offset])));
+  return { file, offsets };
+}
+
+function writeSidecar(source: SafetensorsFile, rewritten: readonly Rewritten[], sidecar: string, cacheDir: string): void {
   const temporary = `${sidecar}.${randomUUID()}.tmp`;
   try {
     mkdirSync(dirname(sidecar), { recursive: true });
-    const tensors = floats.map(({ name, shape }) => ({ name, dtype: "F32" as const, shape, data: () => widened(source, name) }));
+    const tensors = rewritten.map(({ entry: { name, shape }, transposed }) => ({
+      name,
+      dtype: "F32" as const,
+      shape: transposed ? shape.toReversed() : shape,
+      data: () => (transposed ? [turned(source, name)] : widened(source, name)),
+    }));
     try {
       writeSafetensors(temporary, tensors, { align: alignment });
       renameSync(temporary, sidecar);
@@ -62,6 +104,13 @@ function* widened(source: SafetensorsFile, name: string): Generator<Uint8Array> 
   const { byteLength, dtype } = source.entry(name);
   const elements = byteLength / dtypeBytes[dtype];
   for (let start = 0; start < elements; start += chunk) yield bytesOf(source.readFloat32(name, start, Math.min(chunk, elements - start)));
+}
+
+/** A matrix with rows as columns. */
+function turned(source: SafetensorsFile, name: string): Uint8Array {
+  const [rows, columns] = source.entry(name).shape as [number, number];
+  const values = source.readFloat32(name);
+  return bytesOf(values.map((_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!));
 }
 
 /**

@@ -69,7 +69,7 @@ export class SafetensorsFile {
 
   /** Whether a tensor holds floating-point numbers that `readFloat32` can give. */
   isFloat(name: string): boolean {
-    return toFloat32[this.entry(name).dtype] !== undefined;
+    return floatDtypes.includes(this.entry(name).dtype);
   }
 
   /** Elements `start` .. `start + count` of a floating-point tensor (default: all), widened or narrowed to fp32. */
@@ -77,9 +77,9 @@ export class SafetensorsFile {
     const { dtype, byteLength } = this.entry(name);
     const width = dtypeBytes[dtype];
     const bytes = this.readBytes(name, start * width, (count ?? byteLength / width - start) * width);
-    const convert = toFloat32[dtype];
-    if (!convert) throw new SafetensorsError(this.path, name, Object.keys(toFloat32).join(" or "), dtype);
-    return convert(bytes);
+    const widen = floats[dtype];
+    if (!widen) throw new SafetensorsError(this.path, name, floatDtypes.join(" or "), dtype);
+    return widen(bytes);
   }
 }
 
@@ -119,7 +119,7 @@ function readFully(path: string, key: string, descriptor: number, into: Uint8Arr
 
 type Widen = (bytes: Uint8Array<ArrayBuffer>) => Float32Array<ArrayBuffer>;
 
-const toFloat32: Partial<Record<SafetensorsDtype, Widen>> = {
+const floats: Partial<Record<SafetensorsDtype, Widen>> = {
   F32: bytes => new Float32Array(bytes.buffer),
   F64: bytes => Float32Array.from(new Float64Array(bytes.buffer)),
   F16: bytes => {
@@ -136,6 +136,23 @@ const toFloat32: Partial<Record<SafetensorsDtype, Widen>> = {
     return new Float32Array(out.buffer);
   },
 };
+
+/** Dtypes that `readFloat32` can give. */
+export const floatDtypes = Object.keys(floats) as readonly SafetensorsDtype[];
+
+const integers: Partial<Record<SafetensorsDtype, Widen>> = {
+  BOOL: bytes => Float32Array.from(bytes),
+  U8: bytes => Float32Array.from(bytes),
+  I8: bytes => Float32Array.from(new Int8Array(bytes.buffer)),
+  I16: bytes => Float32Array.from(new Int16Array(bytes.buffer)),
+  I32: bytes => Float32Array.from(new Int32Array(bytes.buffer)),
+  I64: bytes => Float32Array.from(new BigInt64Array(bytes.buffer), Number),
+};
+
+/** The elements of a tensor as fp32, from bytes that begin their own buffer; null for a dtype that is no number here. */
+export function widenToFloat32(dtype: SafetensorsDtype, bytes: Uint8Array<ArrayBuffer>): Float32Array<ArrayBuffer> | null {
+  return (floats[dtype] ?? integers[dtype])?.(bytes) ?? null;
+}
 
 let halves: Float32Array | undefined;
 

@@ -1,56 +1,95 @@
 /** Where a model takes its weights from: by name and shape, so that a missing, unused or misshapen key is an error that names it. */
 import type { StoredTensor } from "../graph/ir.ts";
+import type { ComponentName } from "./key-layouts.ts";
 import { ModelError } from "./model-error.ts";
-import type { SafetensorsFile } from "./safetensors.ts";
-
-/** How one component's names relate to the keys of its file. */
-export interface KeyLayout {
-  /** Keys that a name may have in published files, in order of preference. */
-  keysFor(name: string): readonly string[];
-  /** Keys that belong to another component or are known to be of no use. */
-  ignores(key: string): boolean;
-}
+import type { ModelSource } from "./model-source.ts";
+import { floatDtypes, withSafetensors } from "./safetensors.ts";
+import type { SortedKeys, SourceTensor } from "./sorted-keys.ts";
 
 /** What a model under construction sees. */
 export interface WeightSource {
   take(name: string, shape: readonly number[]): StoredTensor;
 }
 
-export class Weights implements WeightSource {
-  readonly file: string;
-  readonly #tensors: ReadonlyMap<string, StoredTensor>;
-  readonly #layout: KeyLayout;
-  readonly #taken = new Set<string>();
+/**
+ * The weights of one part before they are placed: it notes what is taken and what does not fit, and hands out tensors that lie
+ * nowhere, so that a graph over it can be built but not run.
+ */
+export class CheckedWeights implements WeightSource {
+  readonly taken = new Map<string, SourceTensor>();
   /** Shapes of what was taken, by the graphs' names. */
   readonly shapes = new Map<string, readonly number[]>();
+  readonly problems: ModelError[] = [];
+  readonly #tensors: ReadonlyMap<string, SourceTensor>;
+  readonly #file: string;
 
-  /** `source` must hold fp32 at offsets that are multiples of 4 (see `placement.ts`). */
-  constructor(source: SafetensorsFile, layout: KeyLayout) {
-    this.file = source.path;
-    this.#layout = layout;
-    const floats = [...source.entries.values()].filter(entry => entry.dtype === "F32");
-    this.#tensors = new Map(
-      floats.map(({ name, offset, byteLength, shape }) => [name, { key: name, file: source.path, offset, byteLength, shape }]),
-    );
+  /** `file` is named for what is missing. */
+  constructor(tensors: ReadonlyMap<string, SourceTensor>, file: string) {
+    this.#tensors = tensors;
+    this.#file = file;
   }
 
-  /** The tensor of this name. Throws ModelError if there is none or its shape is another. */
   take(name: string, shape: readonly number[]): StoredTensor {
-    const keys = this.#layout.keysFor(name);
-    const key = keys.find(candidate => this.#tensors.has(candidate));
-    if (key === undefined) throw new ModelError(this.file, keys[0] ?? name, `a tensor [${shape}]`, "none");
-    const tensor = this.#tensors.get(key)!;
-    if (String(tensor.shape) !== String(shape)) throw new ModelError(this.file, key, `shape [${shape}]`, `[${tensor.shape}]`);
-    this.#taken.add(key);
+    const tensor = this.#tensors.get(name);
+    if (!tensor) this.problems.push(new ModelError(this.#file, name, `a tensor [${shape}]`, "none"));
+    else this.#check(tensor, shape);
     this.shapes.set(name, shape);
-    return tensor;
+    return { key: name, file: this.#file, offset: 0, byteLength: 4 * shape.reduce((a, b) => a * b, 1), shape };
   }
 
-  /** Throws ModelError naming the keys that nothing took: the file holds something that the graph does not compute. */
-  requireAllTaken(): void {
-    const unused = [...this.#tensors.keys()].filter(key => !this.#taken.has(key) && !this.#layout.ignores(key));
-    if (unused.length === 0) return;
-    const more = unused.length > 1 ? `${unused.length} unused keys, the first [${this.#tensors.get(unused[0]!)!.shape}]` : "an unused key";
-    throw new ModelError(this.file, unused[0]!, "every key to be used", more);
+  #check(tensor: SourceTensor, shape: readonly number[]): void {
+    const { file, entry } = tensor;
+    this.taken.set(tensor.name, tensor);
+    if (!floatDtypes.includes(entry.dtype)) this.problems.push(new ModelError(file, entry.name, floatDtypes.join(" or "), entry.dtype));
+    else if (!sameElements(tensor.shape, shape))
+      this.problems.push(new ModelError(file, entry.name, `shape [${shape}]`, `[${tensor.shape}]`));
   }
+}
+
+/** The weights of one part once they are placed; what is asked for has been checked. */
+export class PlacedWeights implements WeightSource {
+  readonly #tensors: ReadonlyMap<string, StoredTensor>;
+
+  constructor(tensors: ReadonlyMap<string, StoredTensor>) {
+    this.#tensors = tensors;
+  }
+
+  take(name: string, shape: readonly number[]): StoredTensor {
+    const tensor = this.#tensors.get(name);
+    if (!tensor) throw new Error(`${name}: expected a weight that was placed, got none`);
+    return { ...tensor, shape };
+  }
+}
+
+/** The weights of a file of fp32 whose keys are the graph's own names, mapped where they lie. */
+export function weightsOfFile(path: string): PlacedWeights {
+  const entries = withSafetensors(path, source => [...source.entries.values()]);
+  return new PlacedWeights(
+    new Map(entries.map(({ name, offset, byteLength, shape }) => [name, { key: name, file: path, offset, byteLength, shape }])),
+  );
+}
+
+/** A linear layer may be stored as the 1x1 convolution that does the same, and the other way round. */
+function sameElements(a: readonly number[], b: readonly number[]): boolean {
+  return String(withoutOnes(a)) === String(withoutOnes(b));
+}
+
+function withoutOnes(shape: readonly number[]): readonly number[] {
+  return shape.length === 4 && shape[2] === 1 && shape[3] === 1 ? shape.slice(0, 2) : shape;
+}
+
+/** Keys that nobody took: unknown ones, and tensors that the graphs do not compute with. Buffers of whole numbers do not count. */
+export function unusedKeys(
+  sorted: SortedKeys,
+  taken: ReadonlyMap<ComponentName, ReadonlyMap<string, SourceTensor>>,
+): { file: string; key: string; shape: readonly number[] }[] {
+  const left = [...sorted.tensors].flatMap(([component, tensors]) =>
+    [...tensors.values()].filter(({ name, entry }) => !taken.get(component)?.has(name) && floatDtypes.includes(entry.dtype)),
+  );
+  return [...sorted.unknown, ...left.map(({ file, entry, shape }) => ({ file, key: entry.name, shape }))];
+}
+
+/** The file that is named for a part's missing tensors. */
+export function fileOf(source: ModelSource, tensors: ReadonlyMap<string, SourceTensor> | undefined): string {
+  return tensors?.values().next().value?.file ?? source.path;
 }

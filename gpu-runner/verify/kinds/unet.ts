@@ -3,15 +3,27 @@ import { z } from "zod";
 import { float32Input, type VerifyKind } from "../kind.ts";
 import { unsupportedModel } from "../model-support.ts";
 
-const paramsSchema = z.object({ timesteps: z.array(z.number()).nonempty() });
+const paramsSchema = z.object({
+  timesteps: z.array(z.number()).nonempty(),
+  /** Of a latent consistency model: one per item. */
+  guidance: z.array(z.number()).nonempty().optional(),
+});
 
 export const unetKind: VerifyKind = {
   kind: "unet",
-  supports: (goldenCase, modelPath) =>
-    "text_embeds" in goldenCase.inputs ? "added conditions of SDXL" : unsupportedModel(goldenCase, modelPath),
-  async run(goldenCase, context) {
-    const { timesteps } = paramsSchema.parse(goldenCase.params);
-    const encoderHiddenStates = float32Input(context, "encoder_hidden_states");
-    return { sample: await (await context.model()).predict({ sample: float32Input(context, "sample"), timesteps, encoderHiddenStates }) };
+  supports: unsupportedModel,
+  async run({ params, inputs }, context) {
+    const added = "text_embeds" in inputs && {
+      added: { textEmbeds: float32Input(context, "text_embeds"), timeIds: float32Input(context, "time_ids") },
+    };
+    const model = await context.model();
+    return {
+      sample: await model.predict({
+        ...paramsSchema.parse(params),
+        sample: float32Input(context, "sample"),
+        encoderHiddenStates: float32Input(context, "encoder_hidden_states"),
+        ...added,
+      }),
+    };
   },
 };

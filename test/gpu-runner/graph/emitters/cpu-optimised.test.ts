@@ -9,11 +9,9 @@ import type { OnnxModel } from "../../../../gpu-runner/graph/onnx.ts";
 import { ModelProtoSchema } from "../../../../gpu-runner/graph/onnx_pb.js";
 import { buildUnet } from "../../../../gpu-runner/models/unet.ts";
 import { readUnetConfig } from "../../../../gpu-runner/weights/configs.ts";
-import { keyLayouts } from "../../../../gpu-runner/weights/key-layouts.ts";
 import { linkIntoFolder } from "../../../../gpu-runner/weights/placement.ts";
 import { writeRandomWeights } from "../../../../gpu-runner/weights/random-weights.ts";
-import { withSafetensors } from "../../../../gpu-runner/weights/safetensors.ts";
-import { Weights } from "../../../../gpu-runner/weights/weights.ts";
+import { weightsOfFile } from "../../../../gpu-runner/weights/weights.ts";
 import { temporaryFolder } from "../../support/temporary.ts";
 
 /** Count of ops, "domain:op" outside ai.onnx, of the model as optimised for this machine. */
@@ -45,9 +43,7 @@ test.runIf(process.arch === "x64")("every convolution is in the blocked layout, 
   );
   const config = readUnetConfig(join(folder, "config.json"));
   writeRandomWeights(join(folder, "weights.safetensors"), weights => buildUnet(config, weights));
-  const model = withSafetensors(join(folder, "weights.safetensors"), source =>
-    emit(buildUnet(config, new Weights(source, keyLayouts.unet)), emitterFor("cpu")),
-  );
+  const model = emit(buildUnet(config, weightsOfFile(join(folder, "weights.safetensors"))), emitterFor("cpu"));
   const before = Object.fromEntries(model.census);
   const after = await optimisedCensus(model);
   expect(after["com.microsoft.nchwc:Conv"]).toBe(before.Conv);
