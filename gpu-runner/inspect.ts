@@ -66,7 +66,11 @@ export interface ModelInspection {
 /** Opens, hashes and checks a folder or file. Throws ModelError where configs or headers cannot be read. */
 export async function inspectModel(path: string): Promise<ModelInspection> {
   const source = openModel(path);
-  const checked = checkModel(source);
+  return inspectChecked(source, checkModel(source));
+}
+
+/** The same of a model that has been opened and checked. */
+export async function inspectChecked(source: ModelSource, checked: CheckedModel): Promise<ModelInspection> {
   const parts = [...checked.parts].map(([component, weights]) => inspectPart(component, weights));
   const skipped = Object.groupBy(checked.sorted.skipped, ({ why }) => why);
   return {

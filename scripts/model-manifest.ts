@@ -1,69 +1,89 @@
 import { existsSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
-import { describeModel, type ModelDescription } from "../gpu-runner/weights/describe.ts";
+import { checkModel, inspectChecked, requireSound } from "../gpu-runner/inspect.ts";
+import type { ModelDescription } from "../gpu-runner/weights/describe.ts";
 import { ModelError } from "../gpu-runner/weights/model-error.ts";
-import { type ModelManifest, modelManifestSchema } from "../shared/model.ts";
+import { openModel } from "../gpu-runner/weights/model-source.ts";
+import { type ModelFamily, type ModelManifest, modelManifestSchema } from "../shared/model.ts";
 import { modelNameSchema } from "../shared/names.ts";
-import type { SamplerName } from "../shared/samplers.ts";
+import { resolveSamplerName } from "../shared/samplers.ts";
 
-/** `atelier.json` in a model's folder: what its author recommends. It determines no picture, so it is no part of the model's hash. */
+/**
+ * `atelier.json` in a model's folder, `<name>.atelier.json` beside a single file: what its author recommends. It determines no picture, so
+ * it is no part of the model's hash.
+ */
 const recommendationSchema = z.strictObject({
   name: modelNameSchema.optional(),
   description: z.string().optional(),
   defaults: modelManifestSchema.shape.defaults.partial().default({}),
 });
 
-/** Samplers of diffusers' scheduler classes, where the class is one that Atelier has. */
-const samplersOfClasses: Readonly<Record<string, SamplerName>> = {
-  DDIMScheduler: "ddim",
-  EulerDiscreteScheduler: "euler",
-  EulerAncestralDiscreteScheduler: "euler_a",
-  DPMSolverMultistepScheduler: "dpmpp_2m",
-};
+type Settings = Pick<ModelManifest["defaults"], "steps" | "guidance_scale">;
 
-/** What diffusers' StableDiffusionPipeline takes where a request is silent. */
-const STEPS = 50;
-const GUIDANCE_SCALE = 7.5;
+/** What diffusers' pipelines of each family take where a request is silent. */
+const familyDefaults = {
+  sd1: { steps: 50, guidance_scale: 7.5 },
+  sd2: { steps: 50, guidance_scale: 7.5 },
+  sdxl: { steps: 50, guidance_scale: 5 },
+  "sdxl-refiner": { steps: 50, guidance_scale: 5 },
+} as const satisfies Record<ModelFamily, Settings>;
+
 /** Sides from a quarter of the size that the model was trained on to four times that: beyond, nothing recognisable comes out. */
 const SIZE_SPAN = 4;
 
 /**
- * The manifest of a model folder (diffusers layout), for the edge. Reads and hashes all of its files.
- * @throws ModelError where the folder cannot be served
+ * The manifest of a model's folder or file, for the edge. Reads and hashes all of its files.
+ * @throws ModelError where the model cannot be served
  */
 export async function manifestOf(path: string, choice: { name?: string; pool?: string } = {}): Promise<ModelManifest> {
-  const folder = resolve(path);
-  const model = await describeModel(folder);
-  if (model.unetInputChannels !== model.latentChannels)
-    throw new ModelError(
-      join(folder, "unet/config.json"),
-      "in_channels",
-      `${model.latentChannels}: only text to image is served yet`,
-      String(model.unetInputChannels),
-    );
-  const recommended = recommendationOf(folder);
+  const source = openModel(path);
+  const checked = checkModel(source);
+  requireSound(checked);
+  const { description: model, parameters } = await inspectChecked(source, checked);
+  const recommended = recommendationOf(resolve(path));
   return modelManifestSchema.parse({
-    name: choice.name ?? recommended.name ?? basename(folder).toLowerCase(),
+    name: choice.name ?? recommended.name ?? basename(source.path, ".safetensors").toLowerCase(),
     hash: model.hash,
     pool: choice.pool ?? "default",
     family: model.family,
+    tasks: model.tasks,
     prediction_type: model.predictionType,
-    parameters: Object.values(model.parameters).reduce((sum, count) => sum + count, 0),
+    parameters,
+    cross_attention_dim: model.crossAttentionDim,
+    text_widths: model.textEncoders.map(({ width }) => width),
     size_multiple: model.vaeScaleFactor,
     ...sizesOf(model),
-    max_prompt_tokens: model.tokenizer.maxLength - 2,
-    defaults: {
-      width: model.defaultWidth,
-      height: model.defaultHeight,
-      steps: STEPS,
-      guidance_scale: GUIDANCE_SCALE,
-      guidance_rescale: 0,
-      sampler: samplersOfClasses[String(model.schedulerConfig._class_name)] ?? "ddim",
-      ...recommended.defaults,
-    },
+    max_prompt_tokens: Math.min(...model.tokenizers.map(({ maxLength }) => maxLength)) - 2,
+    max_clip_skip: Math.min(...model.textEncoders.map(({ layers }) => layers)) - 1,
+    defaults: { ...defaultsOf(model), ...recommended.defaults },
     ...(recommended.description !== undefined && { description: recommended.description }),
   });
+}
+
+function defaultsOf(model: ModelDescription): ModelManifest["defaults"] {
+  const named = resolveSamplerName(String(model.schedulerConfig._class_name));
+  return {
+    width: model.defaultWidth,
+    height: model.defaultHeight,
+    ...(distilledDefaults(model) ?? familyDefaults[model.family]),
+    guidance_rescale: 0,
+    sampler: named?.sampler ?? "ddim",
+    sampler_options: named?.options ?? {},
+    clip_skip: 0,
+  };
+}
+
+/**
+ * A distilled model shows in its scheduler's file alone: consistency samplers, or steps counted from the last timestep (Turbo, Lightning,
+ * Hyper), which otherwise only models have whose noise ends at zero signal. Few steps and no guidance are what those are made for; a
+ * latent consistency model that reads the guidance scale takes the scale of its pipeline.
+ */
+function distilledDefaults({ schedulerConfig, predictionType, readsGuidance }: ModelDescription): Settings | null {
+  const { _class_name: name, timestep_spacing: spacing, rescale_betas_zero_snr: zeroTerminal } = schedulerConfig;
+  if (readsGuidance) return { steps: 4, guidance_scale: 8.5 };
+  const fromTheEnd = spacing === "trailing" && zeroTerminal !== true && predictionType === "epsilon";
+  return name === "LCMScheduler" || name === "TCDScheduler" || fromTheEnd ? { steps: 4, guidance_scale: 1 } : null;
 }
 
 function sizesOf({ defaultWidth, defaultHeight, vaeScaleFactor }: ModelDescription): { min_size: number; max_size: number } {
@@ -71,8 +91,8 @@ function sizesOf({ defaultWidth, defaultHeight, vaeScaleFactor }: ModelDescripti
   return { min_size: least, max_size: Math.max(defaultWidth, defaultHeight) * SIZE_SPAN };
 }
 
-function recommendationOf(folder: string): z.infer<typeof recommendationSchema> {
-  const file = join(folder, "atelier.json");
+function recommendationOf(path: string): z.infer<typeof recommendationSchema> {
+  const file = path.endsWith(".safetensors") ? path.replace(/\.safetensors$/, ".atelier.json") : join(path, "atelier.json");
   if (!existsSync(file)) return recommendationSchema.parse({});
   try {
     return recommendationSchema.parse(JSON.parse(readFileSync(file, "utf8")));

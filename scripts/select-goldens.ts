@@ -18,8 +18,12 @@ function isSelected({ kind, model, params }: GoldenCase): boolean {
   if (kind === "tokenizer") return true;
   if (kind === "noise") return params.generator === "philox-nv";
   if (kind === "scheduler") return scheduled;
-  if (model !== modelFolder) return false;
-  return kind === "pipeline" ? scheduled && params.task === "txt2img" : modelKinds.includes(kind) && !params.tiled;
+  if (modelKinds.includes(kind)) return !params.tiled;
+  return kind === "pipeline" && model === modelFolder && scheduled && params.task === "txt2img";
+}
+
+function configsOf(model: string): string {
+  return model.replace(/\.safetensors$/, ".json");
 }
 
 /** Writes the named tensors of one file, in the file's order. */
@@ -41,6 +45,8 @@ writeFileSync(join(destination, "cases.json"), `[\n${selected.map(row => JSON.st
 
 for (const model of new Set(selected.flatMap(({ model }) => model ?? []))) {
   cpSync(join(source, model), join(destination, model), { recursive: true });
+  // A single file's configs lie beside it.
+  if (model.endsWith(".safetensors")) cpSync(join(source, configsOf(model)), join(destination, configsOf(model)));
 }
 const files = Map.groupBy(
   selected.filter(({ tensors }) => tensors !== undefined),

@@ -24,7 +24,16 @@ describe("manifestOf", () => {
       name: "my-model",
       pool: "default",
       family: "sd1",
-      defaults: { width: side, height: side, steps: 50, guidance_scale: 7.5, guidance_rescale: 0 },
+      tasks: ["text-to-image", "image-to-image", "inpaint"],
+      prediction_type: "epsilon",
+      cross_attention_dim: 24,
+      text_widths: [24],
+      max_clip_skip: 2,
+      max_prompt_tokens: 75,
+      defaults: {
+        ...{ width: side, height: side, steps: 50, guidance_scale: 7.5, guidance_rescale: 0 },
+        ...{ sampler: "pndm", sampler_options: {}, clip_skip: 0 },
+      },
     });
     expect(manifest.hash).toMatch(/^sha256:[0-9a-f]{64}$/);
     expect(manifest.max_size).toBe(4 * side);
@@ -34,6 +43,38 @@ describe("manifestOf", () => {
     const other = await manifestOf(folder, { name: "chosen", pool: "big" });
     expect(other).toMatchObject({ name: "chosen", pool: "big", defaults: { sampler: "euler_a" } });
     expect(other.hash).not.toBe(manifest.hash);
+  });
+
+  it("takes few steps and no guidance where the scheduler's file is that of a distilled model", async () => {
+    const scheduler = "scheduler/scheduler_config.json";
+    const defaults = async () => (await manifestOf(folder)).defaults;
+    for (const _class_name of ["LCMScheduler", "TCDScheduler"]) {
+      edit(scheduler, { _class_name });
+      expect(await defaults()).toMatchObject({ sampler: _class_name.slice(0, 3).toLowerCase(), steps: 4, guidance_scale: 1 });
+    }
+    edit(scheduler, { _class_name: "EulerAncestralDiscreteScheduler", timestep_spacing: "trailing" });
+    expect(await defaults()).toMatchObject({ sampler: "euler_a", steps: 4, guidance_scale: 1 });
+    edit(scheduler, { rescale_betas_zero_snr: true });
+    expect(await defaults()).toMatchObject({ sampler: "euler_a", steps: 50, guidance_scale: 7.5 });
+  });
+
+  it("tells an inpainting UNet by its channels", async () => {
+    cpSync("test/goldens/base/models/inpaint", folder, { recursive: true });
+    expect(await manifestOf(folder)).toMatchObject({ family: "sd1", tasks: ["inpaint"] });
+  });
+
+  it("reads a single file, its recommendations beside it", async () => {
+    const file = join(folder, "..", "XL.safetensors");
+    cpSync("test/goldens/base/single/sdxl.safetensors", file);
+    writeFileSync(file.replace(".safetensors", ".atelier.json"), JSON.stringify({ description: "large" }));
+    const configs = JSON.parse(readFileSync("test/goldens/base/single/sdxl.json", "utf8"));
+    const { tokenizer, tokenizer_2, ...rest } = configs;
+    expect([tokenizer, tokenizer_2]).toEqual(["../models/sdxl/tokenizer", "../models/sdxl/tokenizer_2"]);
+    writeFileSync(file.replace(".safetensors", ".json"), JSON.stringify(rest));
+    expect(await manifestOf(file)).toMatchObject({
+      ...{ name: "xl", description: "large", family: "sdxl", text_widths: [24, 40], cross_attention_dim: 64 },
+      ...{ max_prompt_tokens: 75, max_clip_skip: 2, defaults: { sampler: "euler", guidance_scale: 5 } },
+    });
   });
 
   it("takes its author's recommendations from atelier.json, which is no part of the hash", async () => {
