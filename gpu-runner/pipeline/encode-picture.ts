@@ -11,9 +11,13 @@ const encoders = {
   jpeg: image => image.jpeg({ quality: 92, chromaSubsampling: "4:4:4", progressive: false, mozjpeg: false }),
 } as const satisfies Record<PictureFormat, (image: Sharp) => Sharp>;
 
-/** @param pixels RGB, row by row, `request.width` x `request.height` */
-export async function encodePicture(pixels: Uint8ClampedArray, request: PictureRequest): Promise<Uint8Array<ArrayBuffer>> {
-  const { width, height, format } = request;
+/** @param pixels RGB, row by row, of the given size: the request's own, or what its second pass makes of that */
+export async function encodePicture(
+  pixels: Uint8ClampedArray,
+  request: PictureRequest,
+  { width, height }: { width: number; height: number } = request,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const { format } = request;
   const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(recipeXmp(request));
   const file = await encoders[format](image).toBuffer();
   return Uint8Array.from(embedComment(file, format, recipeText(request)));

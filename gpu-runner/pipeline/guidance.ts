@@ -1,22 +1,28 @@
-/** Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) and its rescaling (Lin et al., arXiv 2305.08891, section 3.4). */
+/** Guidance: combining the predictions for an item's prompts. */
 
 /**
- * @param output predictions of 2 * batch items: the unconditional half, then the conditional
- * @param rescale share of the result that is brought to the conditional prediction's deviation, item by item
+ * Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) and its rescaling (Lin et al., arXiv 2305.08891, section 3.4), of one item.
+ * @param rescale share of the result that is brought to the conditional prediction's deviation
  */
-export function guide(output: Float32Array, batch: number, scale: number, rescale: number): Float32Array {
-  const half = output.length / 2;
-  const [unconditional, conditional] = [output.subarray(0, half), output.subarray(half)];
+export function guide(unconditional: Float32Array, conditional: Float32Array, scale: number, rescale: number): Float32Array {
   const guided = conditional.map((value, i) => unconditional[i]! + scale * (value - unconditional[i]!));
   if (rescale === 0) return guided;
-  const size = half / batch;
-  for (let start = 0; start < half; start += size) {
-    const item = guided.subarray(start, start + size);
-    const ratio = deviation(conditional.subarray(start, start + size)) / deviation(item);
-    const factor = rescale * ratio + 1 - rescale;
-    for (let i = 0; i < size; i++) item[i]! *= factor;
-  }
-  return guided;
+  const factor = (rescale * deviation(conditional)) / deviation(guided) + 1 - rescale;
+  return guided.map(value => value * factor);
+}
+
+/**
+ * Guidance towards a text and towards a picture (Brooks et al., arXiv 2211.09800, equation 3).
+ * @param image prediction with the picture and the negative prompt, @param unconditional without the picture
+ */
+export function guideEdit(
+  unconditional: Float32Array,
+  image: Float32Array,
+  conditional: Float32Array,
+  scale: number,
+  imageScale: number,
+): Float32Array {
+  return conditional.map((value, i) => unconditional[i]! + scale * (value - image[i]!) + imageScale * (image[i]! - unconditional[i]!));
 }
 
 /** Sample standard deviation, with n - 1. */

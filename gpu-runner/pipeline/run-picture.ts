@@ -1,98 +1,186 @@
-/** A validated picture request and a loaded model to a picture file. */
-import { join } from "node:path";
+/** Validated picture requests and loaded models to picture files: one engine for every task, by composition of passes. */
 import { sha256Hex } from "../../shared/canonical.ts";
 import { mediaTypes, type PictureRequest } from "../../shared/picture.ts";
-import type { ProgressReport } from "../../shared/protocol.ts";
-import type { DiffusionModel } from "../components.ts";
-import { batchNoise } from "../noise/generator.ts";
-import { philoxNoise } from "../noise/philox.ts";
 import { samplerClasses, samplerConfig } from "../schedulers/config.ts";
-import type { StepReport } from "../schedulers/sampler.ts";
-import { type ClipTokenizer, clipTokenizer } from "../tokenizer/clip.ts";
-import { readClipVocabulary } from "../tokenizer/load.ts";
+import { checkRefiner, checkRequest } from "./check-request.ts";
+import type { Picture, PictureContext, PictureModel, PictureRun } from "./context.ts";
+import { isGuided } from "./denoiser.ts";
 import { encodePicture } from "./encode-picture.ts";
+import { type RgbPicture, resizePicture, toTensor } from "./input-picture.ts";
+import { type ItemAdapters, noAdapters } from "./item-adapters.ts";
+import { itemNoise } from "./item-noise.ts";
+import { decode, resizeLatents } from "./latents.ts";
+import { timeIdsOf } from "./micro-conditioning.ts";
+import { type PassItem, type PassPlan, type PassSettings, planPass, runPass, type Start } from "./pass.ts";
 import { toBytes, toUnitPictures } from "./pixels.ts";
-import { drawPreview, fitPreviewMap, type PreviewMap } from "./preview.ts";
-import { latentShape, textToImage } from "./text-to-image.ts";
+import { resolveAdapters } from "./resolve-adapters.ts";
+import { batchProgress } from "./run-progress.ts";
+import { prepareSource, type SourcePicture } from "./source.ts";
+import { itemTexts } from "./texts.ts";
 
-/** A model with all that pictures need besides it. */
-export interface PictureModel {
-  model: DiffusionModel;
-  tokenizer: ClipTokenizer;
-  previewMap: PreviewMap;
+/** @throws the reason of `signal`; RangeError for settings or inputs that cannot be served; other errors where computing fails */
+export async function runPicture(context: PictureContext, request: PictureRequest, run: PictureRun = {}, signal?: AbortSignal): Promise<Picture> {
+  const [picture] = await runPictures(context, [request], [run], signal);
+  return picture!;
 }
 
-/** The file of a picture, and what is said of it. */
-export interface Picture {
-  bytes: Uint8Array<ArrayBuffer>;
-  mediaType: string;
-  width: number;
-  height: number;
-  sha256: string;
-}
-
-export interface PictureRun {
-  /** Called after every step; its report holds a preview at most every `previewMs`. */
-  onProgress?: (report: ProgressReport) => void;
-  /** Looked at between steps. */
-  signal?: AbortSignal;
-  previewMs?: number;
-}
-
-/** @param folder the model's, for its tokenizer */
-export async function preparePictureModel(model: DiffusionModel, folder: string): Promise<PictureModel> {
-  const vocabulary = readClipVocabulary(join(folder, "tokenizer"), model.description.tokenizer.maxLength);
-  return { model, tokenizer: clipTokenizer(vocabulary), previewMap: await fitPreviewMap(model) };
-}
-
-/** @throws the reason of `signal`; RangeError or Error for settings that the model cannot serve */
-export async function runPicture(pictureModel: PictureModel, request: PictureRequest, run: PictureRun = {}): Promise<Picture> {
-  const { model, tokenizer } = pictureModel;
-  const { width, height, sampler } = request;
-  const [, channels, latentHeight, latentWidth] = latentShape(model, 1, width, height);
-  const generators = [philoxNoise(request.seed)];
-  const noise = () => batchNoise(generators, channels * latentHeight * latentWidth);
-  const { latents, image } = await textToImage(
-    model,
-    tokenizer,
-    {
-      prompts: [request.prompt],
-      negativePrompts: [request.negative_prompt ?? ""],
-      width,
-      height,
-      steps: request.steps,
-      guidanceScale: request.guidance_scale,
-      guidanceRescale: request.guidance_rescale,
-      clipSkip: 0,
-      scheduler: samplerClasses[sampler],
-      schedulerConfig: samplerConfig(sampler, request.sampler_options, model.description.schedulerConfig),
-    },
-    {
-      latents: noise(),
-      noise,
-      onStep: progressReporter(pictureModel, run, latentWidth, latentHeight),
-      ...(run.signal && { signal: run.signal }),
-    },
+/**
+ * A batch of requests of one batch key (`shared/batch.ts`), one result each. What is in the batch decides nothing about an item's noise.
+ * @param runs one per request, in their order
+ */
+export async function runPictures(
+  context: PictureContext,
+  requests: readonly PictureRequest[],
+  runs: readonly PictureRun[],
+  signal?: AbortSignal,
+): Promise<Picture[]> {
+  const [first] = requests;
+  const base = await context.model(first!.model);
+  for (const request of requests) checkRequest(request, base.model.description);
+  const items: Item[] = [];
+  for (const request of requests) {
+    const source = await prepareSource(request, context.inputs);
+    items.push({ request, source, adapters: await resolveAdapters(context, base, request) });
+  }
+  const passes = await planPasses(context, base, first!);
+  const onStep = batchProgress(
+    runs,
+    passes.map(({ plan }) => plan),
   );
-  requireFinite(latents.data, "latents");
+  let starts: Start[] = items.map(({ source }) => (source ? { kind: "image", pixels: source.pixels } : { kind: "noise" }));
+  let latents: Float32Array[] = [];
+  for (const [i, pass] of passes.entries()) {
+    if (i > 0) starts = await continued(passes[i - 1]!, pass, latents, first!.upscale?.mode ?? "latent");
+    latents = await runPass(pass.plan, passItems(pass, items, starts), { onStep: onStep(i), ...(signal && { signal }) });
+  }
+  return finish(base, passes.at(-1)!, items, latents);
+}
+
+interface Item {
+  request: PictureRequest;
+  source: SourcePicture | null;
+  /** For the base; a refiner takes none. */
+  adapters: ItemAdapters;
+}
+
+interface Pass {
+  plan: PassPlan;
+  role: "first" | "refine" | "upscale";
+}
+
+/** The passes of a request, planned before the first is run: settings that cannot be served fail at once. */
+async function planPasses(context: PictureContext, base: PictureModel, request: PictureRequest): Promise<Pass[]> {
+  const { width, height, steps, refiner, upscale, source } = request;
+  const isEdit = request.image_guidance_scale !== null;
+  const first = passSettings(base, request, { width, height, steps, strength: source && !isEdit ? source.strength : 1 });
+  const passes: Pass[] = [];
+  if (refiner) {
+    const model = await context.model(refiner.model);
+    checkRefiner(base.model.description, model.model.description);
+    const settings = passSettings(model, request, { width, height, steps, strength: 1 });
+    passes.push({ role: "first", plan: planPass({ ...first, noiseSpan: { to: refiner.switch_at } }, source !== null && !isEdit) });
+    passes.push({ role: "refine", plan: planPass({ ...settings, noiseSpan: { from: refiner.switch_at } }, false) });
+  } else {
+    passes.push({ role: "first", plan: planPass(first, source !== null && !isEdit) });
+  }
+  if (upscale) {
+    const multiple = base.model.description.vaeScaleFactor;
+    const enlarged = (size: number) => Math.max(Math.round((size * upscale.scale) / multiple), 1) * multiple;
+    const settings = passSettings(base, request, {
+      width: enlarged(width),
+      height: enlarged(height),
+      steps: upscale.steps,
+      strength: upscale.strength,
+      earlierSteps: steps,
+    });
+    passes.push({ role: "upscale", plan: planPass(settings, true) });
+  }
+  return passes;
+}
+
+function passSettings(
+  pictureModel: PictureModel,
+  { sampler, sampler_options, tiled_vae }: PictureRequest,
+  own: Pick<PassSettings, "width" | "height" | "steps" | "strength" | "earlierSteps">,
+): PassSettings {
+  return {
+    pictureModel,
+    scheduler: samplerClasses[sampler],
+    schedulerConfig: samplerConfig(sampler, sampler_options, pictureModel.model.description.schedulerConfig),
+    tiled: tiled_vae,
+    ...own,
+  };
+}
+
+function passItems({ plan, role }: Pass, items: readonly Item[], starts: readonly Start[]): PassItem[] {
+  const { pictureModel, width, height } = plan;
+  const { description } = pictureModel.model;
+  return items.map(({ request, source, adapters }, i) => {
+    const guidance = {
+      scale: request.guidance_scale,
+      rescale: request.guidance_rescale,
+      start: request.guidance_start,
+      end: request.guidance_end,
+      imageScale: role === "first" ? request.image_guidance_scale : null,
+    };
+    const own = role === "refine" ? noAdapters : adapters;
+    return {
+      texts: itemTexts(pictureModel, textsOf(request), own, isGuided(pictureModel, guidance)),
+      timeIds: timeIdsOf(description, request.micro_conditioning, { width, height }),
+      guidance,
+      adapters: own,
+      start: starts[i]!,
+      mask: role === "upscale" ? null : (source?.mask ?? null),
+      fillsWithNoise: request.mask?.fill === "noise",
+      draw: itemNoise(request, plan.shape),
+    };
+  });
+}
+
+function textsOf({ prompt, prompt_2, negative_prompt, negative_prompt_2, prompt_syntax, clip_skip }: PictureRequest) {
+  return {
+    prompt,
+    prompt2: prompt_2,
+    negativePrompt: negative_prompt,
+    negativePrompt2: negative_prompt_2,
+    syntax: prompt_syntax,
+    clipSkip: clip_skip,
+  };
+}
+
+/** What a pass makes of the latents that the one before it left. */
+async function continued(before: Pass, { role, plan }: Pass, latents: readonly Float32Array[], mode: "latent" | "pixel"): Promise<Start[]> {
+  if (role === "refine") return latents.map(data => ({ kind: "continued", latents: data }));
+  const size = ({ shape }: PassPlan): [number, number] => [shape[2], shape[3]];
+  if (mode === "latent") return latents.map(data => ({ kind: "latents", latents: resizeLatents(data, size(before.plan), size(plan)) }));
+  const starts: Start[] = [];
+  for (const data of latents) {
+    const picture = await decoded(before.plan, plan.pictureModel, data);
+    starts.push({ kind: "image", pixels: toTensor(await resizePicture(picture, plan.width, plan.height)) });
+  }
+  return starts;
+}
+
+async function decoded({ shape, tiled, width, height }: PassPlan, { model }: PictureModel, latents: Float32Array): Promise<RgbPicture> {
+  requireFinite(latents, "latents");
+  const image = await decode(model, latents, shape, tiled);
   requireFinite(image.data, "pixels");
-  const bytes = await encodePicture(toBytes(toUnitPictures(image)[0]!), request);
-  return { bytes, mediaType: mediaTypes[request.format], width, height, sha256: await sha256Hex(bytes) };
+  return { data: new Uint8Array(toBytes(toUnitPictures(image)[0]!).buffer), width, height };
+}
+
+async function finish(base: PictureModel, { plan }: Pass, items: readonly Item[], latents: readonly Float32Array[]): Promise<Picture[]> {
+  const pictures: Picture[] = [];
+  for (const [i, { request, source }] of items.entries()) {
+    const { data, width, height } = await decoded(plan, base, latents[i]!);
+    const pixels = new Uint8ClampedArray(data.buffer as ArrayBuffer);
+    const bytes = await encodePicture(source ? await source.finish(pixels) : pixels, request, { width, height });
+    pictures.push({ bytes, mediaType: mediaTypes[request.format], width, height, sha256: await sha256Hex(bytes) });
+  }
+  return pictures;
 }
 
 /** What diverged would be written as black, and kept in the cache as a success. */
 function requireFinite(values: Float32Array, name: string): void {
   if (!values.every(Number.isFinite))
     throw new RangeError(`${name}: expected finite numbers, got others: these settings diverge on this model`);
-}
-
-/** Reports every step; draws previews only so often that they cost little. */
-function progressReporter({ previewMap }: PictureModel, { onProgress, previewMs = 500 }: PictureRun, width: number, height: number) {
-  let lastPreview = performance.now();
-  return async ({ step, steps, original }: StepReport) => {
-    if (!onProgress) return;
-    if (step === steps || performance.now() - lastPreview < previewMs) return onProgress({ step, steps });
-    onProgress({ step, steps, preview: await drawPreview(previewMap, original, width, height) });
-    lastPreview = performance.now();
-  };
 }

@@ -32,7 +32,11 @@ export interface ClipTokenizer {
   encode(text: string): number[];
   /** Exactly `maxLength` ids: cut to leave room for eos, then padded. */
   encodePadded(text: string): number[];
-  /** Tokens that a prompt may have, without bos and eos. */
+  /** Ids without bos and eos, neither cut nor padded. */
+  tokens(text: string): number[];
+  /** At most `maxTokens` ids with bos before and eos and padding behind them. @throws RangeError for more */
+  chunk(ids: readonly number[]): number[];
+  /** Tokens of one chunk, without bos and eos. */
   readonly maxTokens: number;
 }
 
@@ -49,13 +53,17 @@ export function clipTokenizer(vocabulary: ClipVocabulary): ClipTokenizer {
     text.split(exact).flatMap((part, i) => (i % 2 === 1 ? [ids.get(part)!] : encodeNormalized(normalize(part))));
   const encodeNormalized = (text: string) =>
     text.split(normalized).flatMap((part, i) => (i % 2 === 1 ? [ids.get(part)!] : splitWords(part).flatMap(wordIds)));
+  const chunk = (ids: readonly number[]) => {
+    const free = maxLength - 2 - ids.length;
+    if (free < 0) throw new RangeError(`tokens of a chunk: expected at most ${maxLength - 2}, got ${ids.length}`);
+    return [bos!, ...ids, eos!, ...new Array<number>(free).fill(pad!)];
+  };
   return {
     maxTokens: maxLength - 2,
+    tokens: encodeText,
+    chunk,
     encode: text => [bos!, ...encodeText(text), eos!],
-    encodePadded(text) {
-      const kept = encodeText(text).slice(0, maxLength - 2);
-      return [bos!, ...kept, eos!, ...new Array<number>(maxLength - 2 - kept.length).fill(pad!)];
-    },
+    encodePadded: text => chunk(encodeText(text).slice(0, maxLength - 2)),
   };
 }
 

@@ -1,39 +1,61 @@
-/** Whole pictures: prompts and start noise to latents and pixels. */
-import { join } from "node:path";
+/** Whole pictures: prompts, start noise and input pictures to latents and pixels. */
 import { z } from "zod";
+import type { DiffusionModel, TensorF32 } from "../../components.ts";
+import { isGuided } from "../../pipeline/denoiser.ts";
+import { noAdapters } from "../../pipeline/item-adapters.ts";
+import { decode } from "../../pipeline/latents.ts";
+import { timeIdsOf } from "../../pipeline/micro-conditioning.ts";
+import { type PassItem, type PassPlan, planPass, runPass } from "../../pipeline/pass.ts";
 import { toUnitPictures } from "../../pipeline/pixels.ts";
-import { textToImage } from "../../pipeline/text-to-image.ts";
+import { preparePictureModel } from "../../pipeline/prepare-model.ts";
+import { concat, split } from "../../pipeline/tensors.ts";
+import { itemTexts } from "../../pipeline/texts.ts";
 import { schedulerClasses, schedulerConfig, stableDiffusionConfig } from "../../schedulers/config.ts";
-import { clipTokenizer } from "../../tokenizer/clip.ts";
-import { readClipVocabulary } from "../../tokenizer/load.ts";
-import { float32Input, type VerifyKind } from "../kind.ts";
+import { float32Input, type VerifyContext, type VerifyKind } from "../kind.ts";
 import { unsupportedModel } from "../model-support.ts";
-import { noNoise, queuedNoise, unsupportedScheduler } from "./scheduler.ts";
+import { unsupportedScheduler } from "./scheduler.ts";
 
-const promptsSchema = z.union([z.string(), z.array(z.string()).nonempty()]);
+const tasks = ["txt2img", "img2img", "inpaint", "edit"] as const;
+const prompts = z.union([z.string(), z.array(z.string()).nonempty()]);
+const size = z.tuple([z.int(), z.int()]);
 
-/** Arguments and their defaults as in diffusers' StableDiffusionPipeline. Strict: an argument that isn't served must not be ignored. */
+/** Arguments and their defaults as in diffusers' pipelines. Strict: an argument that isn't served must not be ignored. */
 const paramsSchema = z.strictObject({
-  task: z.literal("txt2img"),
+  task: z.enum(tasks),
   family: z.string().optional(),
   scheduler: z.enum(schedulerClasses),
   schedulerConfig: z.record(z.string(), z.unknown()).optional(),
   steps: z.int().default(50),
   width: z.int(),
   height: z.int(),
-  prompt: promptsSchema,
-  negativePrompt: promptsSchema.default(""),
-  guidanceScale: z.number().default(7.5),
+  prompt: prompts,
+  prompt2: prompts.nullish(),
+  negativePrompt: prompts.nullish(),
+  negativePrompt2: prompts.nullish(),
+  guidanceScale: z.number().optional(),
   guidanceRescale: z.number().default(0),
+  imageGuidanceScale: z.number().default(1.5),
   clipSkip: z.int().nullish(),
+  strength: z.number().optional(),
   eta: z.number().default(0),
+  originalSize: size.optional(),
+  cropsCoordsTopLeft: size.default([0, 0]),
+  targetSize: size.optional(),
+  negativeOriginalSize: size.optional(),
+  negativeCropsCoordsTopLeft: size.default([0, 0]),
+  negativeTargetSize: size.optional(),
+  aestheticScore: z.number().default(6),
+  negativeAestheticScore: z.number().default(2.5),
+  denoisingStart: z.number().optional(),
+  denoisingEnd: z.number().optional(),
 });
+type Params = z.infer<typeof paramsSchema>;
 
 export const pipelineKind: VerifyKind = {
   kind: "pipeline",
   supports(goldenCase, modelPath) {
     const { params } = goldenCase;
-    if (params.task !== "txt2img") return `task ${params.task}`;
+    if (!tasks.some(task => task === params.task)) return `task ${params.task}`;
     const unserved = unsupportedScheduler(params.scheduler) ?? unsupportedModel(goldenCase, modelPath);
     if (unserved !== null) return unserved;
     const unknown = Object.keys(params).find(name => !Object.hasOwn(paramsSchema.shape, name));
@@ -41,29 +63,129 @@ export const pipelineKind: VerifyKind = {
   },
 
   async run({ params, inputs }, context) {
-    const { schedulerConfig: given, prompt, negativePrompt, clipSkip, eta, ...settings } = paramsSchema.parse(params);
+    const parsed = paramsSchema.parse(params);
     const model = await context.model();
-    const prompts = typeof prompt === "string" ? [prompt] : prompt;
-    const { latents, image } = await textToImage(
-      model,
-      clipTokenizer(readClipVocabulary(join(context.modelPath, "tokenizer"), model.description.tokenizer.maxLength)),
-      {
-        ...settings,
-        prompts,
-        negativePrompts: typeof negativePrompt === "string" ? prompts.map(() => negativePrompt) : negativePrompt,
-        clipSkip: clipSkip ?? 0,
-        schedulerConfig: schedulerConfig(settings.scheduler, { ...stableDiffusionConfig(given ?? model.description.schedulerConfig), eta }),
-      },
-      {
-        latents: float32Input(context, "latents").data,
-        noise: "stepNoises" in inputs ? queuedNoise(float32Input(context, "stepNoises")) : noNoise,
-      },
-    );
-    const pictures = toUnitPictures(image);
-    const shape = [settings.height, settings.width, 3];
+    const plan = await planOf(parsed, model);
+    const items = itemsOf(parsed, plan, inputs, context);
+    const latents = await runPass(plan, items);
+    const pictures: Float32Array[] = [];
+    for (const item of latents) pictures.push(toUnitPictures(await decode(model, item, plan.shape, false))[0]!);
+    const shape = [parsed.height, parsed.width, 3];
     return {
-      latents,
-      image: { data: pictures.flatMap(picture => Array.from(picture)), shape: pictures.length === 1 ? shape : [pictures.length, ...shape] },
+      latents: { data: concat(latents), shape: [items.length, ...plan.shape.slice(1)] },
+      image: { data: concat(pictures), shape: pictures.length === 1 ? shape : [pictures.length, ...shape] },
     };
   },
 };
+
+async function planOf(params: Params, model: DiffusionModel): Promise<PassPlan> {
+  const { task, scheduler, schedulerConfig: given, eta, steps, width, height, denoisingStart, denoisingEnd } = params;
+  const defaultStrength = { txt2img: 1, img2img: model.description.addedConditions ? 0.3 : 0.8, inpaint: 1, edit: 1 }[task];
+  const noiseSpan = {
+    ...(denoisingStart !== undefined && { from: denoisingStart }),
+    ...(denoisingEnd !== undefined && { to: denoisingEnd }),
+  };
+  return planPass(
+    {
+      pictureModel: await preparePictureModel(model),
+      scheduler,
+      schedulerConfig: schedulerConfig(scheduler, { ...stableDiffusionConfig(given ?? model.description.schedulerConfig), eta }),
+      steps,
+      width,
+      height,
+      strength: params.strength ?? defaultStrength,
+      tiled: false,
+      noiseSpan,
+    },
+    task === "img2img" || task === "inpaint",
+  );
+}
+
+function itemsOf(params: Params, plan: PassPlan, inputs: Readonly<Record<string, string>>, context: VerifyContext): PassItem[] {
+  const { prompt, task } = params;
+  const count = typeof prompt === "string" ? 1 : prompt.length;
+  const nth = (value: Params["prompt"] | null | undefined, i: number) => (typeof value === "string" ? value : (value?.[i] ?? null));
+  const { pictureModel } = plan;
+  const { addedConditions } = pictureModel.model.description;
+  const guidance = {
+    scale: params.guidanceScale ?? (addedConditions ? 5 : 7.5),
+    rescale: params.guidanceRescale,
+    start: 0,
+    end: 1,
+    imageScale: task === "edit" ? params.imageGuidanceScale : null,
+  };
+  return Array.from({ length: count }, (_, i) => {
+    const texts = {
+      prompt: nth(prompt, i)!,
+      prompt2: nth(params.prompt2, i),
+      negativePrompt: nth(params.negativePrompt, i),
+      negativePrompt2: nth(params.negativePrompt2, i),
+      syntax: "plain" as const,
+      clipSkip: params.clipSkip ?? 0,
+    };
+    const isContinued = params.denoisingStart !== undefined;
+    const draws = drawsOf(isContinued, inputs, context, count, i);
+    return {
+      texts: itemTexts(pictureModel, texts, noAdapters, isGuided(pictureModel, guidance)),
+      timeIds: timeIdsOf(pictureModel.model.description, microOf(params), params),
+      guidance,
+      adapters: noAdapters,
+      start: isContinued
+        ? { kind: "continued" as const, latents: split(float32Input(context, "latents").data, count)[i]! }
+        : "image" in inputs
+          ? { kind: "image" as const, pixels: planar(float32Input(context, "image")) }
+          : { kind: "noise" as const },
+      mask: "mask" in inputs ? float32Input(context, "mask").data : null,
+      fillsWithNoise: false,
+      draw: () => draws(),
+    };
+  });
+}
+
+/** In diffusers' order. Latents that an earlier pass left are no draw. */
+function drawsOf(
+  isContinued: boolean,
+  inputs: Readonly<Record<string, string>>,
+  context: VerifyContext,
+  count: number,
+  item: number,
+): () => Float32Array {
+  const single = ["vaeNoise", ...(isContinued ? [] : ["latents"]), "noise", "maskedVaeNoise"].filter(name => name in inputs);
+  const draws = single.map(name => float32Input(context, name).data);
+  if ("stepNoises" in inputs) {
+    const { data, shape } = float32Input(context, "stepNoises");
+    draws.push(...split(data, shape[0]!));
+  }
+  let drawn = 0;
+  return () => {
+    const draw = draws[drawn++];
+    if (!draw) throw new Error(`the pipeline draws noise more than the case's ${draws.length} times`);
+    return split(draw, count)[item]!;
+  };
+}
+
+/** diffusers takes the positive prompt's numbers for the negative one where it is not given both sizes of its own. */
+function microOf(params: Params) {
+  const { task, width, height, negativeOriginalSize, negativeTargetSize, cropsCoordsTopLeft, negativeCropsCoordsTopLeft } = params;
+  const original = params.originalSize ?? [height, width];
+  const target = params.targetSize ?? [height, width];
+  const isOwn = task !== "txt2img" || (negativeOriginalSize !== undefined && negativeTargetSize !== undefined);
+  return {
+    original_size: original,
+    crops_coords_top_left: cropsCoordsTopLeft,
+    target_size: target,
+    negative_original_size: (isOwn ? negativeOriginalSize : undefined) ?? original,
+    negative_crops_coords_top_left: isOwn ? negativeCropsCoordsTopLeft : cropsCoordsTopLeft,
+    negative_target_size: (isOwn ? negativeTargetSize : undefined) ?? target,
+    aesthetic_score: params.aestheticScore,
+    negative_aesthetic_score: params.negativeAestheticScore,
+  } satisfies Parameters<typeof timeIdsOf>[1];
+}
+
+/** [H, W, 3] in 0..1 to [1, 3, H, W] in -1..1. */
+function planar({ data, shape }: TensorF32): TensorF32 {
+  const [height, width, channels] = shape as [number, number, number];
+  const plane = height * width;
+  const result = Float32Array.from(data, (_, i) => 2 * data[(i % plane) * channels + Math.floor(i / plane)]! - 1);
+  return { data: result, shape: [1, channels, height, width] };
+}

@@ -1,0 +1,99 @@
+/** What a request's source, mask and outpainting mean in pixels: what a run starts from, and how its result becomes the picture. */
+import sharp from "sharp";
+import type { PictureRequest } from "../../shared/picture.ts";
+import type { TensorF32 } from "../components.ts";
+import type { PictureContext } from "./context.ts";
+import { type RgbPicture, readMask, readPicture, resizePicture, toTensor } from "./input-picture.ts";
+import { blurMask, composite, cropAround, cut, fillFromAround, type Region } from "./mask.ts";
+
+export interface SourcePicture {
+  /** [1, 3, H, W] in -1..1 at the request's size. */
+  pixels: TensorF32;
+  /** [H, W] in 0..1; null: no mask. */
+  mask: Float32Array | null;
+  /** RGB of the run's result to RGB of the picture: with a mask, what lies outside it stays as it was. */
+  finish(result: Uint8ClampedArray<ArrayBuffer>): Promise<Uint8ClampedArray<ArrayBuffer>>;
+}
+
+/** Over how many pixels an outpainted border passes into the picture, where the request gives no blur. */
+const feather = 8;
+
+/** @throws RangeError that names the input or the setting */
+export async function prepareSource(request: PictureRequest, inputs: PictureContext["inputs"]): Promise<SourcePicture | null> {
+  const { source, mask, outpaint, width, height } = request;
+  if (source === null) {
+    if (mask !== null || outpaint !== null) throw new RangeError(`${mask ? "mask" : "outpaint"}: expected a source beside it, got none`);
+    return null;
+  }
+  const picture = outpaint
+    ? await readPadded(inputs.file(source.image), outpaint, width, height)
+    : await readPicture(inputs.file(source.image), "source.image", { width, height });
+  const sharpMask = await maskOf(request, inputs);
+  if (sharpMask === null) return { pixels: toTensor(picture), mask: null, finish: async result => result };
+  const soft = await blurMask(sharpMask, width, height, mask?.blur ?? feather);
+  const region = mask?.padding_crop == null ? null : cropAround(sharpMask, width, height, mask.padding_crop);
+  const filled = mask?.fill === "blur" ? await fillFromAround(picture, soft) : picture;
+  const finish = async (result: Uint8ClampedArray<ArrayBuffer>) => {
+    const over = region ? await pasted(picture, { data: new Uint8Array(result.buffer), width, height }, region) : result;
+    return composite(picture.data, new Uint8Array(over.buffer), soft);
+  };
+  if (region === null) return { pixels: toTensor(filled), mask: soft, finish };
+  const cropped = await resizePicture(cutPicture(filled, region), width, height);
+  return { pixels: toTensor(cropped), mask: await enlargedMask(cut(soft, width, 1, region), region, width, height), finish };
+}
+
+type Outpaint = NonNullable<PictureRequest["outpaint"]>;
+
+/** The source within its borders; these continue its edges. */
+async function readPadded(path: string, { left, right, top, bottom }: Outpaint, width: number, height: number): Promise<RgbPicture> {
+  const inner = { width: width - left - right, height: height - top - bottom };
+  if (inner.width < 1 || inner.height < 1) {
+    throw new RangeError(`outpaint: expected borders that leave some of ${width} x ${height} to the source, got ${inner.width} x ${inner.height}`);
+  }
+  const picture = await readPicture(path, "source.image", inner);
+  const data = await sharp(picture.data, { raw: { ...inner, channels: 3 } })
+    .extend({ left, right, top, bottom, extendWith: "copy" })
+    .raw()
+    .toBuffer();
+  return { data, width, height };
+}
+
+/** Where to repaint: what the mask says, and an outpainting's border with a little of the source beside it. */
+async function maskOf({ mask, outpaint, width, height }: PictureRequest, inputs: PictureContext["inputs"]): Promise<Float32Array | null> {
+  const drawn = mask ? await readMask(inputs.file(mask.image), "mask.image", { width, height }) : null;
+  if (outpaint === null) return drawn?.map(value => (value >= 0.5 ? 1 : 0)) ?? null;
+  const { left, right, top, bottom } = outpaint;
+  // Two deviations of the blur: the border itself is all but wholly repainted.
+  const overlap = 2 * (mask?.blur ?? feather);
+  const inside = (at: number, before: number, after: number, size: number) =>
+    at >= (before > 0 ? before + overlap : 0) && at < size - (after > 0 ? after + overlap : 0);
+  return Float32Array.from({ length: width * height }, (_, i) => {
+    const isSource = inside(i % width, left, right, width) && inside(Math.floor(i / width), top, bottom, height);
+    return !isSource || (drawn?.[i] ?? 0) >= 0.5 ? 1 : 0;
+  });
+}
+
+function cutPicture({ data, width }: RgbPicture, region: Region): RgbPicture {
+  return { data: Uint8Array.from(cut(Float32Array.from(data), width, 3, region)), width: region.width, height: region.height };
+}
+
+async function enlargedMask(mask: Float32Array, region: Region, width: number, height: number): Promise<Float32Array> {
+  const bytes = Uint8ClampedArray.from(mask, value => value * 255);
+  const resized = await sharp(bytes, { raw: { width: region.width, height: region.height, channels: 1 } })
+    .resize(width, height, { fit: "fill", kernel: "linear" })
+    .toColourspace("b-w")
+    .raw()
+    .toBuffer();
+  return Float32Array.from(resized, value => value / 255);
+}
+
+/** The whole picture with the result, made smaller again, in its region. */
+async function pasted(picture: RgbPicture, result: RgbPicture, region: Region): Promise<Uint8ClampedArray<ArrayBuffer>> {
+  const { data } = await resizePicture(result, region.width, region.height);
+  const whole = Uint8ClampedArray.from(picture.data);
+  for (let y = 0; y < region.height; y++) {
+    const row = data.subarray(y * region.width * 3, (y + 1) * region.width * 3);
+    whole.set(row, ((region.top + y) * picture.width + region.left) * 3);
+  }
+  return whole;
+}
