@@ -24,6 +24,11 @@ export interface GoldenAdapter {
   textEncoder?: number;
 }
 
+/** An output that is not there because the case's file was refused; it counts where the case demands that (`params.mustRefuse`). */
+export interface GoldenRefusal {
+  refused: string;
+}
+
 /** A row of `cases.json`. `inputs` and `expected` map a name to the name of a tensor in the file `tensors`. */
 export interface GoldenCase {
   name: string;
@@ -69,5 +74,5 @@ export interface VerifyKind {
   kind: string;
   /** Why this case cannot be computed; null where it can. `modelPath` is absolute, null where the case names no model. */
   supports(goldenCase: GoldenCase, modelPath: string | null): string | null;
-  run(goldenCase: GoldenCase, context: VerifyContext): Promise<Record<string, GoldenTensor | GoldenJson>>;
+  run(goldenCase: GoldenCase, context: VerifyContext): Promise<Record<string, GoldenTensor | GoldenJson | GoldenRefusal>>;
 }

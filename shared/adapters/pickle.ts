@@ -300,7 +300,7 @@ function globalNamed(name: string): PickleGlobal {
 function call(m: Machine): void {
   const [callee, args] = m.popMany(2);
   if (!(callee instanceof PickleGlobal) || !Array.isArray(args) || !Object.hasOwn(globals, callee.name))
-    return fail(`pickle byte ${m.position}`, "a call of a known constructor", kindOf(callee ?? null));
+    fail(`pickle byte ${m.position}`, "a call of a known constructor", kindOf(callee ?? null));
   m.push(globals[callee.name]!(args));
 }
 
@@ -308,7 +308,7 @@ function call(m: Machine): void {
 function build(m: Machine): void {
   const state = m.pop();
   const target = m.dict();
-  if (!(state instanceof Map)) return fail(`pickle byte ${m.position}`, "a dictionary of attributes", kindOf(state));
+  if (!(state instanceof Map)) fail(`pickle byte ${m.position}`, "a dictionary of attributes", kindOf(state));
   const parameters = state.get("_parameters");
   if (parameters instanceof Map) for (const [key, value] of parameters) target.set(key, value);
 }

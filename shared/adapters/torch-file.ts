@@ -14,8 +14,15 @@ export interface TorchFile {
 const maxPickleBytes = 4 << 20;
 const legacyMagic = 0x1950a86a20f9469cfc6cn;
 
-/** Whether a file begins as one of `torch.save`: a zip, or a pickle of protocol 2 and above. */
+/** Bytes of a file's start that `isTorchFile` looks at. */
+export const torchStartBytes = 9;
+
+/**
+ * Whether a file begins as one of `torch.save`: a zip, or a pickle of protocol 2 and above. Safetensors may begin with any length, but the
+ * ninth byte opens their JSON.
+ */
 export function isTorchFile(start: Uint8Array): boolean {
+  if (start[8] === 0x7b) return false;
   return (start[0] === 0x50 && start[1] === 0x4b) || start[0] === 0x80;
 }
 

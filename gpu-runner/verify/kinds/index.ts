@@ -1,17 +1,30 @@
 /** The kinds of reference case that this build can run, by their names in `cases.json`. */
 import type { VerifyKind } from "../kind.ts";
+import { hyperNetworkKind, hyperNetworkPickleKind } from "./hypernetwork.ts";
+import { loraKind } from "./lora.ts";
 import { noiseKind } from "./noise.ts";
 import { pipelineKind } from "./pipeline.ts";
 import { schedulerKind } from "./scheduler.ts";
 import { textEncoderKind } from "./text-encoder.ts";
+import { textualInversionKind } from "./textual-inversion.ts";
 import { tokenizerKind } from "./tokenizer.ts";
 import { unetKind } from "./unet.ts";
 import { vaeDecodeKind } from "./vae-decode.ts";
 import { vaeEncodeKind } from "./vae-encode.ts";
 
 export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntries(
-  [tokenizerKind, textEncoderKind, unetKind, vaeEncodeKind, vaeDecodeKind, schedulerKind, noiseKind, pipelineKind].map(kind => [
-    kind.kind,
-    kind,
-  ]),
+  [
+    tokenizerKind,
+    textEncoderKind,
+    unetKind,
+    vaeEncodeKind,
+    vaeDecodeKind,
+    schedulerKind,
+    noiseKind,
+    pipelineKind,
+    loraKind,
+    textualInversionKind,
+    hyperNetworkKind,
+    hyperNetworkPickleKind,
+  ].map(kind => [kind.kind, kind]),
 );
