@@ -1,12 +1,15 @@
 /** Makes a `DiffusionModel` from published weights: a diffusers folder or a single file. */
 import type { WeightShapes } from "./adapters/adapter.ts";
+import { IpKeysValues } from "./adapters/ip-adapter/keys-values.ts";
 import type { DiffusionModel, EncodeTextArgs, LoadOptions, PredictArgs, TensorF32, TextEncoding, UnetBase } from "./components.ts";
 import { emitterFor } from "./graph/emitter.ts";
 import type { Graph, StoredTensor } from "./graph/ir.ts";
 import { checkModel, requireSound } from "./inspect.ts";
 import { hiddenName, normedName, poolingPosition } from "./models/clip-text.ts";
 import { buildModelGraphs, type ModelGraphs } from "./models/model-graphs.ts";
-import { conditionFeeds } from "./models/unet-feeds.ts";
+import { buildUnet } from "./models/unet.ts";
+import { conditionFeeds, featureFeeds, featuresOf } from "./models/unet-feeds.ts";
+import { AdaptedGraph } from "./serving/adapted-graph.ts";
 import { createSession, type Feeds, SessionCache, type SessionLease } from "./session.ts";
 import { describeSource, type ModelDescription } from "./weights/describe.ts";
 import type { ComponentName } from "./weights/key-layouts.ts";
@@ -68,6 +71,8 @@ class LoadedModel implements DiffusionModel {
   readonly weightShapes: WeightShapes;
   readonly unet: UnetBase;
   readonly #graphs: ModelGraphs;
+  readonly #adaptedUnet: AdaptedGraph<ReturnType<typeof featuresOf>>;
+  readonly #keysValues: IpKeysValues;
   readonly #options: LoadOptions;
   readonly #leases = new Map<string, SessionLease>();
   #released = false;
@@ -77,6 +82,13 @@ class LoadedModel implements DiffusionModel {
     this.weightShapes = weightShapes;
     this.unet = unet;
     this.#graphs = graphs;
+    const { hash, config, weights, shapes } = unet;
+    this.#adaptedUnet = new AdaptedGraph(
+      { key: hash, component: "unet", weights, shapes, build: (source, features) => buildUnet(config, source, features) },
+      sessions,
+      options,
+    );
+    this.#keysValues = new IpKeysValues(config, sessions, options);
     this.#options = options;
   }
 
@@ -102,7 +114,11 @@ class LoadedModel implements DiffusionModel {
   }
 
   async predict(args: PredictArgs): Promise<TensorF32> {
-    return (await this.#run("unet", this.#graphs.unet, conditionFeeds(this.unet.config, args))).prediction!;
+    const { config } = this.unet;
+    const keysValues = await Promise.all((args.ipAdapters ?? []).map(({ layers, tokens }) => this.#keysValues.of(layers, tokens)));
+    const feeds = { ...conditionFeeds(config, args), ...featureFeeds(config, args, keysValues) };
+    const items = args.timesteps.map((_, i) => ({ loras: args.loras?.[i] ?? [], hypernetworks: args.hypernetworks?.[i] ?? [] }));
+    return (await this.#adaptedUnet.run(featuresOf(args), feeds, items)).prediction!;
   }
 
   async encodeImage(image: TensorF32): Promise<{ mean: TensorF32; logvar: TensorF32 }> {
@@ -118,7 +134,7 @@ class LoadedModel implements DiffusionModel {
     if (this.#released) return;
     this.#released = true;
     for (const { embeddings } of this.#graphs.textEncoders) embeddings.close();
-    await Promise.all([...this.#leases.values()].map(lease => lease.release()));
+    await Promise.all([...this.#leases.values(), this.#adaptedUnet, this.#keysValues].map(held => held.release()));
   }
 
   /** Runs a graph's session, which is made at its first run. */

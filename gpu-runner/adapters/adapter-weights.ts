@@ -1,12 +1,16 @@
 /** The weights of an adapter that is a net of its own: one file or several, mapped as fp32, taken by name and shape. */
-import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
+import { createHash, randomUUID } from "node:crypto";
+import { createReadStream, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import type { StoredTensor } from "../graph/ir.ts";
+import { CacheError } from "../weights/cache-error.ts";
 import { ModelError } from "../weights/model-error.ts";
 import { placeTensors } from "../weights/placement.ts";
 import { withSafetensors } from "../weights/safetensors.ts";
+import { bytesOf, writeSafetensors } from "../weights/safetensors-write.ts";
 import type { WeightSource } from "../weights/weights.ts";
+import { withTensorFile } from "./tensor-file.ts";
 
 export interface AdapterWeightOptions {
   /** Where widened weights are kept. */
@@ -35,7 +39,7 @@ export class AdapterWeights {
     for (const file of files) {
       const sha256 = options.sha256?.(file) ?? (await sha256OfFile(file));
       hashes.push(sha256);
-      for (const stored of placeAll(file, sha256, options.cacheDir)) {
+      for (const stored of await placeAll(file, sha256, options.cacheDir)) {
         if (tensors.has(stored.key)) throw new ModelError(file, stored.key, "a key that stands in one file", "one that stands in two");
         tensors.set(stored.key, stored);
       }
@@ -89,10 +93,35 @@ export class AdapterWeights {
 }
 
 /** Every floating-point tensor of a file; whole numbers are marks and buffers, which no graph reads. */
-function placeAll(file: string, sha256: string, cacheDir: string): StoredTensor[] {
+async function placeAll(path: string, sha256: string, cacheDir: string): Promise<StoredTensor[]> {
+  const file = path.endsWith(".safetensors") ? path : await asSafetensors(path, sha256, cacheDir);
   const entries = withSafetensors(file, source => [...source.entries.values()].filter(({ name }) => source.isFloat(name)));
   const wanted = entries.map(entry => ({ component: "unet" as const, name: entry.name, file, entry, shape: entry.shape }));
   return placeTensors(wanted, file, sha256, cacheDir);
+}
+
+/** A file of `torch.save` as safetensors in the cache; it is read as data, and refused where it is more than that. */
+async function asSafetensors(path: string, sha256: string, cacheDir: string): Promise<string> {
+  const file = join(cacheDir, "weights", `${sha256}.torch.f32.safetensors`);
+  if (existsSync(file)) return file;
+  const temporary = `${file}.${randomUUID()}.tmp`;
+  mkdirSync(dirname(file), { recursive: true });
+  try {
+    await withTensorFile(path, source => {
+      const tensors = [...source.tensors].map(([name, { shape }]) => ({
+        name: name.replace(/^state_dict\./, ""),
+        dtype: "F32" as const,
+        shape,
+        data: () => [bytesOf(source.read(name))],
+      }));
+      writeSafetensors(temporary, tensors, { align: 4096 });
+    });
+    renameSync(temporary, file);
+    return file;
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error instanceof ModelError ? error : new CacheError(cacheDir, error);
+  }
 }
 
 async function sha256OfFile(file: string): Promise<string> {

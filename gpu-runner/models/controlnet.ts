@@ -1,10 +1,10 @@
 /** ControlNetModel of diffusers (Zhang et al. 2023): a copy of the UNet's encoder that reads a control map as well. */
 import { multiply, symbol } from "../graph/dims.ts";
-import { Graph, type StoredTensor, type Value } from "../graph/ir.ts";
+import { Graph, type Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { UnetConfig } from "../weights/configs.ts";
 import type { WeightSource } from "../weights/weights.ts";
-import { channelsOf, conv, conv1x1, conv3x3, layerNorm, linear, Place, widthOf } from "./layers.ts";
+import { channelsOf, conv, conv1x1, conv3x3, layerNorm, linear, Place, partOf, widthOf } from "./layers.ts";
 import { plainUnet, twoLayers, unetContext, unetEncoder, unetSample } from "./unet.ts";
 
 export interface ControlNetConfig {
@@ -99,17 +99,4 @@ function taskLayer(place: Place, x: Value): Value {
   const mlp = place.at("mlp");
   const wide = linear(mlp.at("c_fc"), layerNorm(place.at("ln_2"), h, 1e-5), width * 4);
   return ops.add(h, linear(mlp.at("c_proj"), ops.quickGelu(wide), width));
-}
-
-/** One of several equal parts of a tensor along its first axis: the same bytes, fewer rows. */
-export function partOf(stored: StoredTensor, part: number, parts: number): StoredTensor {
-  const byteLength = stored.byteLength / parts;
-  const [rows, ...rest] = stored.shape;
-  return {
-    ...stored,
-    key: `${stored.key}[${part}/${parts}]`,
-    offset: stored.offset + part * byteLength,
-    byteLength,
-    shape: [rows! / parts, ...rest],
-  };
 }

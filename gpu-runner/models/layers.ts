@@ -1,6 +1,6 @@
 /** The layers that all models share: each takes its weights by name and shape from where it stands, and applies an op. */
 import { multiply, symbol } from "../graph/dims.ts";
-import type { Graph, Value } from "../graph/ir.ts";
+import type { Graph, StoredTensor, Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import type { WeightSource } from "../weights/weights.ts";
 
@@ -134,4 +134,17 @@ export function resnetBlock(place: Place, x: Value, options: ResnetOptions): Val
   }
   h = conv3x3(place.at("conv2"), activation(groupNorm(place.at("norm2"), h, groups, epsilon)), out);
   return ops.add(channelsOf(x) === out ? x : conv1x1(place.at("conv_shortcut"), x, out), h);
+}
+
+/** One of several equal parts of a tensor along its first axis: the same bytes, fewer rows. */
+export function partOf(stored: StoredTensor, part: number, parts: number): StoredTensor {
+  const byteLength = stored.byteLength / parts;
+  const [rows, ...rest] = stored.shape;
+  return {
+    ...stored,
+    key: `${stored.key}[${part}/${parts}]`,
+    offset: stored.offset + part * byteLength,
+    byteLength,
+    shape: [rows! / parts, ...rest],
+  };
 }

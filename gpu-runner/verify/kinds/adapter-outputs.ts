@@ -2,20 +2,28 @@
 import type { DiffusionModel, EncodeTextArgs, LoraUse, PredictArgs, TensorF32 } from "../../components.ts";
 import { float32Input, type GoldenCase, type GoldenTensor, type VerifyContext } from "../kind.ts";
 
-/** The case's inputs of the UNet, through it. */
+type Conditions = Pick<PredictArgs, "sample" | "timesteps" | "encoderHiddenStates" | "added">;
+
+/** The case's inputs of the UNet, which a ControlNet has too; one timestep may stand for all items. */
+export function conditions(goldenCase: GoldenCase, context: VerifyContext): Conditions {
+  const sdxl = "text_embeds" in goldenCase.inputs;
+  const sample = float32Input(context, "sample");
+  const timesteps = Array.from(float32Input(context, "timestep").data);
+  return {
+    sample,
+    timesteps: timesteps.length === 1 ? Array<number>(sample.shape[0]!).fill(timesteps[0]!) : timesteps,
+    encoderHiddenStates: float32Input(context, "encoder_hidden_states"),
+    ...(sdxl && { added: { textEmbeds: float32Input(context, "text_embeds"), timeIds: float32Input(context, "time_ids") } }),
+  };
+}
+
+/** A noise prediction with adapters. */
 export async function noisePrediction(
   goldenCase: GoldenCase,
   context: VerifyContext,
-  adapters: Pick<PredictArgs, "loras" | "hypernetworks">,
+  adapters: Omit<PredictArgs, keyof Conditions>,
 ): Promise<TensorF32> {
-  const sdxl = "text_embeds" in goldenCase.inputs;
-  return (await context.model()).predict({
-    sample: float32Input(context, "sample"),
-    timesteps: Array.from(float32Input(context, "timestep").data),
-    encoderHiddenStates: float32Input(context, "encoder_hidden_states"),
-    ...(sdxl && { added: { textEmbeds: float32Input(context, "text_embeds"), timeIds: float32Input(context, "time_ids") } }),
-    ...adapters,
-  });
+  return (await context.model()).predict({ ...conditions(goldenCase, context), ...adapters });
 }
 
 /** Token ids [B, L] as lists. */

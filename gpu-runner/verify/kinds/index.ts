@@ -1,10 +1,13 @@
 /** The kinds of reference case that this build can run, by their names in `cases.json`. */
 import type { VerifyKind } from "../kind.ts";
+import { controlNetKind } from "./controlnet.ts";
 import { hyperNetworkKind, hyperNetworkPickleKind } from "./hypernetwork.ts";
+import { ipAdapterKind } from "./ip-adapter.ts";
 import { loraKind } from "./lora.ts";
 import { noiseKind } from "./noise.ts";
 import { pipelineKind } from "./pipeline.ts";
 import { schedulerKind } from "./scheduler.ts";
+import { t2iAdapterKind } from "./t2i-adapter.ts";
 import { textEncoderKind } from "./text-encoder.ts";
 import { textualInversionKind } from "./textual-inversion.ts";
 import { tokenizerKind } from "./tokenizer.ts";
@@ -26,5 +29,8 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     textualInversionKind,
     hyperNetworkKind,
     hyperNetworkPickleKind,
+    ipAdapterKind,
+    controlNetKind,
+    t2iAdapterKind,
   ].map(kind => [kind.kind, kind]),
 );

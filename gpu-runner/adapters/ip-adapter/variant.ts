@@ -1,0 +1,68 @@
+/** Which IP-Adapter a file holds, and what its projection is built as: both stand in its keys and shapes. */
+import type { IpProjectionConfig, IpVariant, ResamplerConfig } from "../../models/ip-adapter.ts";
+import { ModelError } from "../../weights/model-error.ts";
+import type { AdapterWeights } from "../adapter-weights.ts";
+
+export const projectionPrefix = "image_proj.";
+
+/** The key that tells each variant, in the order of asking. */
+const tellingKeys: readonly (readonly [key: string, variant: IpVariant])[] = [
+  ["proj.weight", "base"],
+  ["proj.3.weight", "full"],
+  ["perceiver_resampler.proj_in.weight", "faceid-plus"],
+  ["latents", "plus"],
+  ["norm.weight", "faceid"],
+];
+
+/** Width of a resampler's heads in all releases; the files do not tell it. */
+const headWidth = 64;
+
+/** `heads` is of the resampler, where it is known. Throws ModelError where the keys are of no IP-Adapter. */
+export function ipProjectionConfig(weights: AdapterWeights, heads: number | null): IpProjectionConfig {
+  const keys = new Set(weights.keys());
+  const variant = tellingKeys.find(([key]) => keys.has(projectionPrefix + key))?.[1];
+  if (!variant)
+    throw new ModelError(weights.path, `${projectionPrefix}*`, `one of ${tellingKeys.map(([key]) => key).join(", ")}`, "none of them");
+  const shape = (name: string): readonly number[] => weights.shape(projectionPrefix + name);
+  const rows = (name: string): number => shape(name)[0]!;
+  const columns = (name: string): number => shape(name)[1]!;
+  switch (variant) {
+    case "base": {
+      const width = rows("norm.weight");
+      return { variant, width, tokens: rows("proj.weight") / width, imageWidth: columns("proj.weight") };
+    }
+    case "full":
+      return { variant, width: rows("proj.3.weight"), imageWidth: columns("proj.0.weight") };
+    case "plus":
+      return { variant, width: rows("proj_out.weight"), tokens: columns("latents"), resampler: resamplerConfig(weights, "", heads) };
+    case "faceid": {
+      const width = rows("norm.weight");
+      return { variant, width, ...face(width) };
+    }
+    case "faceid-plus": {
+      const resampler = resamplerConfig(weights, "perceiver_resampler.", heads);
+      return { variant, width: rows("perceiver_resampler.proj_out.weight"), ...face(resampler.width), resampler };
+    }
+  }
+  function face(width: number): { tokens: number; faceWidth: number; hiddenWidth: number } {
+    return { tokens: rows("proj.2.weight") / width, faceWidth: columns("proj.0.weight"), hiddenWidth: rows("proj.0.weight") };
+  }
+}
+
+function resamplerConfig(weights: AdapterWeights, place: string, heads: number | null): ResamplerConfig {
+  const prefix = projectionPrefix + place;
+  const keys = new Set(weights.keys());
+  let layers = 0;
+  while (keys.has(`${prefix}layers.${layers}.0.to_q.weight`)) layers++;
+  const [width, imageWidth] = weights.shape(`${prefix}proj_in.weight`) as [number, number];
+  const attentionWidth = weights.shape(`${prefix}layers.0.0.to_q.weight`)[0]!;
+  const count = heads ?? attentionWidth / headWidth;
+  if (!Number.isInteger(count) || attentionWidth % count !== 0)
+    throw new ModelError(
+      weights.path,
+      `${prefix}layers.0.0.to_q.weight`,
+      `rows that ${heads ?? `heads of ${headWidth}`} divide`,
+      String(attentionWidth),
+    );
+  return { imageWidth, width, layers, heads: count, attentionWidth, feedForwardWidth: weights.shape(`${prefix}layers.0.1.1.weight`)[0]! };
+}
