@@ -111,10 +111,10 @@ export class OnnxBuilder {
     return name;
   }
 
-  /** The value of one of two branches, decided at each run: their rules add nodes and give the name of a result of `out`'s shape. */
-  choose(condition: string, out: Value, branches: { whenTrue: () => string; whenFalse: () => string }): void {
-    const graphs = { then_branch: this.#branch(branches.whenTrue, out), else_branch: this.#branch(branches.whenFalse, out) };
-    this.node("If", [condition], [out], graphs);
+  /** The value of one of two branches, decided at each run: their rules add nodes and give the name of a result of this shape. */
+  choose(condition: string, shape: Shape, branches: { whenTrue: () => string; whenFalse: () => string }): string {
+    const graphs = { then_branch: this.#branch(branches.whenTrue, shape), else_branch: this.#branch(branches.whenFalse, shape) };
+    return this.temporary("If", [condition], shape, graphs);
   }
 
   /** Whether a dim is at least `atLeast`, as a scalar boolean that the session computes from the feeds. */
@@ -188,7 +188,7 @@ export class OnnxBuilder {
   }
 
   /** Nodes added by `build` as a graph of their own, which sees the names of the whole. */
-  #branch(build: () => string, out: Value): GraphProto {
+  #branch(build: () => string, shape: Shape): GraphProto {
     const outer = this.#scope;
     this.#scope = { nodes: [], values: new Map() };
     try {
@@ -198,7 +198,7 @@ export class OnnxBuilder {
       return create(GraphProtoSchema, {
         name: `branch.${result}`,
         node: nodes,
-        output: [valueInfo(result, out.shape, out.dtype)],
+        output: [valueInfo(result, shape, "float32")],
         valueInfo: [...values.values()],
       });
     } finally {

@@ -136,34 +136,30 @@ function affine(onnx: OnnxBuilder, x: Operand, weight: string, bias: string | nu
 function emitLowRankLinear(node: NodeOf<"lowRankLinear">, onnx: OnnxBuilder): void {
   const [input, weight, down, up] = node.inputs as [Value, Value, Value, Value];
   const out = node.outputs[0]!;
-  const { perItem } = node.attributes;
   const bias = node.inputs[4] ? onnx.name(node.inputs[4]) : null;
   const [width, depth] = weight.shape as [number, number];
   const rank = down.shape.at(-2)!;
-  const items = perItem ? [input.shape[0]!] : [];
-  // An item's own matrix multiplies a matrix: a row per item becomes one of a single row.
-  const single = perItem && input.shape.length === 2;
-  const rows = single ? [1] : input.shape.slice(perItem ? 1 : 0, -1);
-  const x = (): Operand => {
-    const shape = [...items, ...rows, depth];
-    return { name: single ? onnx.temporary("Reshape", [onnx.name(input), onnx.ints([-1, 1, depth])], shape) : onnx.name(input), shape };
-  };
-  const shapeOut = [...items, ...rows, width];
-  const finish: Finish = (op, inputs, attributes, domain) => onnx.temporary(op, inputs, shapeOut, attributes, domain);
-  const back = (name: string): string => (single ? onnx.temporary("Reshape", [name, onnx.ints([-1, width])], out.shape) : name);
+  const items = node.attributes.perItem ? [input.shape[0]!] : [];
+  const rows = product(input.shape.slice(items.length, -1));
+  // A matrix, or one per item. Reshaped outside of the branches: as a branch's result a reshape would be a copy.
+  const x: Operand = { name: onnx.name(input), shape: [...items, rows, depth] };
+  if (input.shape.length !== x.shape.length)
+    x.name = onnx.temporary("Reshape", [x.name, onnx.reshapeTarget(input.shape, x.shape)], x.shape);
+  const flat: Shape = [...items, rows, width];
+  const add: Finish = (op, inputs, attributes, domain) => onnx.temporary(op, inputs, flat, attributes, domain);
   const merged = (): string => {
-    const product = onnx.temporary("FusedMatMul", [onnx.name(up), onnx.name(down)], [...items, width, depth], {}, microsoft);
-    const sum = onnx.temporary("Add", [product, onnx.name(weight)], [...items, width, depth]);
-    if (!perItem || bias === null) return back(affine(onnx, x(), sum, bias, shapeOut, finish));
-    return back(finish("Add", [affine(onnx, x(), sum, null, shapeOut, finish), bias]));
+    const change = onnx.temporary("FusedMatMul", [onnx.name(up), onnx.name(down)], [...items, width, depth], {}, microsoft);
+    const sum = onnx.temporary("Add", [change, onnx.name(weight)], [...items, width, depth]);
+    if (items.length === 0 || bias === null) return affine(onnx, x, sum, bias, flat, add);
+    return add("Add", [affine(onnx, x, sum, null, flat, add), bias]);
   };
   const beside = (): string => {
-    const from = x();
-    const inner = onnx.temporary("FusedMatMul", [from.name, onnx.name(down)], [...items, ...rows, rank], { transB: 1 }, microsoft);
-    const change = finish("FusedMatMul", [inner, onnx.name(up)], { transB: 1 }, microsoft);
-    return back(finish("Add", [affine(onnx, from, onnx.name(weight), bias, shapeOut, finish), change]));
+    const inner = onnx.temporary("FusedMatMul", [x.name, onnx.name(down)], [...items, rows, rank], { transB: 1 }, microsoft);
+    const change = add("FusedMatMul", [inner, onnx.name(up)], { transB: 1 }, microsoft);
+    return add("Add", [affine(onnx, x, onnx.name(weight), bias, flat, add), change]);
   };
-  onnx.choose(onnx.isAtLeast(product(rows), depth), out, { whenTrue: merged, whenFalse: beside });
+  const choice = onnx.choose(onnx.isAtLeast(rows, depth), flat, { whenTrue: merged, whenFalse: beside });
+  onnx.node("Reshape", [choice, onnx.reshapeTarget(flat, out.shape)], node.outputs);
 }
 
 /** InstanceNormalization over the groups (a shade quicker than LayerNormalization here), then scale and shift per channel. */
