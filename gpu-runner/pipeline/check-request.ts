@@ -32,7 +32,8 @@ export function checkRequest(request: PictureRequest, description: ModelDescript
 export function checkRefiner(base: ModelDescription, refiner: ModelDescription): void {
   const isRefiner = base.family === "sdxl" && refiner.family === "sdxl-refiner";
   if (!isRefiner && refiner.family !== base.family) throw unexpected("refiner", `a model that refines ${base.family}`, refiner.family);
-  if (refiner.unetInputChannels !== refiner.latentChannels) throw unexpected("refiner", "a model from text to image", refiner.tasks.join(", "));
+  if (refiner.unetInputChannels !== refiner.latentChannels)
+    throw unexpected("refiner", "a model from text to image", refiner.tasks.join(", "));
 }
 
 function unexpected(field: string, expected: string, got: string | number): RangeError {

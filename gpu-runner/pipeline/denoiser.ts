@@ -166,7 +166,12 @@ function addedConditions(items: readonly DenoisedItem[], rows: readonly Row[]): 
 }
 
 /** An edit model's unconditional row has zeros in the picture's place. */
-function withExtraChannels(sample: Float32Array, shape: readonly number[], { extraChannels, guidance }: DenoisedItem, role: Role): TensorF32 {
+function withExtraChannels(
+  sample: Float32Array,
+  shape: readonly number[],
+  { extraChannels, guidance }: DenoisedItem,
+  role: Role,
+): TensorF32 {
   if (extraChannels === null) return { data: sample, shape };
   const hidden = role === "unconditional" && guidance.imageScale !== null;
   const data = concat([sample, hidden ? new Float32Array(extraChannels.length) : extraChannels]);

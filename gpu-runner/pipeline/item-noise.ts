@@ -7,7 +7,10 @@ import type { PassItem } from "./pass.ts";
  * Each pass of a run starts its draws anew, since its latents may have another size.
  * @param shape of the latents, [1, C, h, w]
  */
-export function itemNoise({ seed, noise_source, variation }: PictureRequest, shape: readonly [number, number, number, number]): PassItem["draw"] {
+export function itemNoise(
+  { seed, noise_source, variation }: PictureRequest,
+  shape: readonly [number, number, number, number],
+): PassItem["draw"] {
   const generator = noiseSource(noise_source, seed);
   const count = shape[1] * shape[2] * shape[3];
   return purpose => {

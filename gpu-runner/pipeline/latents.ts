@@ -44,7 +44,11 @@ export function latentMask(mask: Float32Array, width: number, height: number, la
 }
 
 /** [C, h, w] to another size, bilinear between the centres of the latents as torch's `interpolate`. */
-export function resizeLatents(latents: Float32Array, from: readonly [height: number, width: number], to: readonly [height: number, width: number]): Float32Array {
+export function resizeLatents(
+  latents: Float32Array,
+  from: readonly [height: number, width: number],
+  to: readonly [height: number, width: number],
+): Float32Array {
   const [height, width] = from;
   const [newHeight, newWidth] = to;
   const channels = latents.length / (height * width);

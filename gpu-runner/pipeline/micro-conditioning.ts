@@ -22,11 +22,7 @@ export function timeIdsOf(
   };
   const isRefiner = addedConditions?.requiresAestheticsScore;
   return {
-    conditional: [
-      ...given.original_size,
-      ...given.crops_coords_top_left,
-      ...(isRefiner ? [given.aesthetic_score] : given.target_size),
-    ],
+    conditional: [...given.original_size, ...given.crops_coords_top_left, ...(isRefiner ? [given.aesthetic_score] : given.target_size)],
     unconditional: [
       ...given.negative_original_size,
       ...given.negative_crops_coords_top_left,

@@ -19,7 +19,12 @@ import { prepareSource, type SourcePicture } from "./source.ts";
 import { itemTexts } from "./texts.ts";
 
 /** @throws the reason of `signal`; RangeError for settings or inputs that cannot be served; other errors where computing fails */
-export async function runPicture(context: PictureContext, request: PictureRequest, run: PictureRun = {}, signal?: AbortSignal): Promise<Picture> {
+export async function runPicture(
+  context: PictureContext,
+  request: PictureRequest,
+  run: PictureRun = {},
+  signal?: AbortSignal,
+): Promise<Picture> {
   const [picture] = await runPictures(context, [request], [run], signal);
   return picture!;
 }

@@ -6,7 +6,10 @@ import { drawPreview } from "./preview.ts";
 import { split } from "./tensors.ts";
 
 /** Steps count through all passes. @returns for each pass by its place, what to call after its steps */
-export function batchProgress(runs: readonly PictureRun[], passes: readonly PassPlan[]): (pass: number) => (report: StepReport) => Promise<void> {
+export function batchProgress(
+  runs: readonly PictureRun[],
+  passes: readonly PassPlan[],
+): (pass: number) => (report: StepReport) => Promise<void> {
   const calls = passes.map(({ begin, end }) => Math.max(end - begin, 0));
   const steps = calls.reduce((sum, count) => sum + count, 0);
   const lastPreviews = runs.map(() => performance.now());

@@ -48,7 +48,9 @@ type Outpaint = NonNullable<PictureRequest["outpaint"]>;
 async function readPadded(path: string, { left, right, top, bottom }: Outpaint, width: number, height: number): Promise<RgbPicture> {
   const inner = { width: width - left - right, height: height - top - bottom };
   if (inner.width < 1 || inner.height < 1) {
-    throw new RangeError(`outpaint: expected borders that leave some of ${width} x ${height} to the source, got ${inner.width} x ${inner.height}`);
+    throw new RangeError(
+      `outpaint: expected borders that leave some of ${width} x ${height} to the source, got ${inner.width} x ${inner.height}`,
+    );
   }
   const picture = await readPicture(path, "source.image", inner);
   const data = await sharp(picture.data, { raw: { ...inner, channels: 3 } })

@@ -25,7 +25,11 @@ export function tiledDecode(model: DiffusionModel, latents: TensorF32, tiling: T
 }
 
 /** Mean and logarithm of the variance are blended each by itself. */
-export async function tiledEncode(model: DiffusionModel, image: TensorF32, tiling: Tiling): Promise<{ mean: TensorF32; logvar: TensorF32 }> {
+export async function tiledEncode(
+  model: DiffusionModel,
+  image: TensorF32,
+  tiling: Tiling,
+): Promise<{ mean: TensorF32; logvar: TensorF32 }> {
   const { latentSize, pixelSize, overlap } = tiling;
   const channels = model.description.latentChannels;
   const moments = await inTiles(image, pixelSize, latentSize, overlap, async tile => {

@@ -33,9 +33,7 @@ export function promptChunks(text: string, syntax: PromptSyntax, tokenizer: Clip
 
 /** Tokens that stay together: each by itself, and all of an inversion. */
 function tokenGroups(text: string, tokenizer: ClipTokenizer, words: readonly InversionWord[]): (readonly number[])[] {
-  return splitAtWords(text, words).flatMap(part =>
-    typeof part === "string" ? tokenizer.tokens(part).map(id => [id]) : [part.ids],
-  );
+  return splitAtWords(text, words).flatMap(part => (typeof part === "string" ? tokenizer.tokens(part).map(id => [id]) : [part.ids]));
 }
 
 /** Words are found as they are written, the longest first; the text between is tokenised by itself. */

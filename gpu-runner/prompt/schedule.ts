@@ -23,7 +23,7 @@ export interface PromptStep {
 
 /** Never throws: what is no valid construct is text. */
 export function parseSchedule(text: string): ScheduledPrompt {
-  const tokens = text.match(/\\[^]|[^\\[\]():|]+|[^]/g) ?? [];
+  const tokens = text.match(/\\.|[^\\[\]():|]+|./gs) ?? [];
   return parseRange(tokens, matchBrackets(tokens), 0, tokens.length);
 }
 

@@ -12,8 +12,10 @@ import { z } from "zod";
 import type { PredictArgs } from "../../../gpu-runner/components.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { philoxNoise } from "../../../gpu-runner/noise/philox.ts";
+import type { PictureContext, PictureModel } from "../../../gpu-runner/pipeline/context.ts";
 import { encodePicture } from "../../../gpu-runner/pipeline/encode-picture.ts";
-import { type PictureModel, preparePictureModel, runPicture } from "../../../gpu-runner/pipeline/run-picture.ts";
+import { preparePictureModel } from "../../../gpu-runner/pipeline/prepare-model.ts";
+import { runPicture } from "../../../gpu-runner/pipeline/run-picture.ts";
 import { samplerClasses, samplerConfig } from "../../../gpu-runner/schedulers/config.ts";
 import { samplers } from "../../../gpu-runner/schedulers/index.ts";
 import { clipTokenizer, vocabularyFromMerges } from "../../../gpu-runner/tokenizer/clip.ts";
@@ -22,7 +24,7 @@ import { ENGINE_VERSION } from "../../../shared/engine.ts";
 import { type PictureFormat, pictureFormats } from "../../../shared/picture.ts";
 import type { ProgressReport } from "../../../shared/protocol.ts";
 import { type SamplerName, samplerNames } from "../../../shared/samplers.ts";
-import { arithmeticModel, request } from "./fixtures.ts";
+import { arithmeticModel, contextWith, request } from "./fixtures.ts";
 
 const record = join(import.meta.dirname, "../../goldens/engine");
 const folder = join(import.meta.dirname, "../../goldens/base/models/sd15");
@@ -33,9 +35,11 @@ const floats = (values: Float32Array) => new Uint8Array(values.buffer, values.by
 
 let scratch: string;
 let pictureModel: PictureModel;
+let context: PictureContext;
 beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), "atelier-engine-test-"));
-  pictureModel = await preparePictureModel(await loadDiffusionModel(folder, { provider: "cpu", cacheDir: scratch }), folder);
+  pictureModel = await preparePictureModel(await loadDiffusionModel(folder, { provider: "cpu", cacheDir: scratch }));
+  context = { ...contextWith(pictureModel.model), model: async () => pictureModel };
 });
 afterAll(async () => {
   await pictureModel.model.release();
@@ -65,7 +69,7 @@ async function currentHashes(): Promise<Record<string, string>> {
 const platform = `${process.platform}-${process.arch}`;
 
 const drawn = (format: PictureFormat, more: { seed?: number } = {}) =>
-  runPicture(pictureModel, { ...request, model: pictureModel.model.description.hash, format, ...more });
+  runPicture(context, { ...request, model: pictureModel.model.description.hash, format, ...more });
 const advice = `Pictures have changed: raise ENGINE_VERSION in shared/engine.ts, then run this test with UPDATE_ENGINE_GOLDENS=1.`;
 
 describe(`engine version ${ENGINE_VERSION}`, () => {
@@ -115,11 +119,10 @@ describe("running a request", () => {
   });
 
   test("that diverges fails, rather than giving a black picture", async () => {
-    const model = {
-      ...arithmeticModel(),
+    const model = Object.assign(arithmeticModel(), {
       predict: async ({ sample }: PredictArgs) => ({ ...sample, data: sample.data.map(() => Number.NaN) }),
-    };
-    await expect(runPicture({ ...pictureModel, model }, request)).rejects.toThrow(/^latents: expected finite numbers/);
+    });
+    await expect(runPicture(contextWith(model), request)).rejects.toThrow(/^latents: expected finite numbers/);
   });
 
   test.each([
@@ -127,7 +130,7 @@ describe("running a request", () => {
     { previewMs: 60_000, previews: 0 },
   ])("reports every step, with $previews previews at one in $previewMs ms", async ({ previewMs, previews }) => {
     const reports: ProgressReport[] = [];
-    await runPicture(pictureModel, request, { previewMs, onProgress: report => reports.push(report) });
+    await runPicture(context, request, { previewMs, onProgress: report => reports.push(report) });
     expect(reports.map(({ step, steps }) => [step, steps])).toEqual([1, 2, 3, 4].map(step => [step, request.steps]));
     expect(reports.filter(({ preview }) => preview?.startsWith("data:image/webp;base64,"))).toHaveLength(previews);
   });
