@@ -16,7 +16,7 @@ const modelKinds = ["text-encoder", "unet", "vae-encode", "vae-decode"];
 function isSelected({ kind, model, params }: GoldenCase): boolean {
   const scheduled = schedulerClasses.some(name => name === params.scheduler);
   if (kind === "tokenizer") return true;
-  if (kind === "noise") return params.generator === "philox-nv";
+  if (kind === "noise") return true;
   if (kind === "scheduler") return scheduled;
   if (modelKinds.includes(kind)) return !params.tiled;
   return kind === "pipeline" && model === modelFolder && scheduled && params.task === "txt2img";

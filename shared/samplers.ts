@@ -31,6 +31,18 @@ export const samplerNames = [
   "tcd",
   "edm_euler",
   "edm_dpmpp_2m",
+  "dpmpp_2s_a",
+  "dpm_fast",
+  "dpm_adaptive",
+  "heunpp2",
+  "res_multistep",
+  "res_multistep_a",
+  "er_sde",
+  "euler_cfg_pp",
+  "euler_a_cfg_pp",
+  "dpmpp_2m_cfg_pp",
+  "dpmpp_2s_a_cfg_pp",
+  "res_multistep_cfg_pp",
 ] as const;
 export const samplerNameSchema = z.enum(samplerNames);
 export type SamplerName = z.infer<typeof samplerNameSchema>;
@@ -147,6 +159,13 @@ const singlestep = [
   ...thresholding,
   ...(["solver_type", "final_sigmas_type", "lower_order_final", "lambda_min_clipped"] as const),
 ] as const;
+/** They choose their own levels, between the highest and the lowest of training. */
+const wholeRange = {
+  options: ["rescale_betas_zero_snr", "eta", "s_noise"],
+  schedules: ["normal"],
+  preset: {},
+  calls: "varies",
+} as const satisfies Partial<SamplerTraits>;
 const churn = ["s_churn", "s_tmin", "s_tmax", "s_noise"] as const;
 const consistency = ["rescale_betas_zero_snr", "original_inference_steps"] as const;
 
@@ -264,7 +283,7 @@ export const samplerTraits = {
     ),
     draws: "always",
   },
-  ipndm: levelSampler("iPNDM", ["IPNDMScheduler"]),
+  ipndm: { ...toolSampler("iPNDM", ["IPNDMScheduler"], []), options: scheduled },
   lcm: {
     title: "LCM",
     aliases: ["LCMScheduler"],
@@ -309,11 +328,45 @@ export const samplerTraits = {
     draws: "option",
     proof: "reference",
   },
+  dpmpp_2s_a: { ...toolSampler("DPM++ 2S a", ["dpmpp_2s_ancestral"], ["eta", "s_noise"]), calls: 2, draws: "always" },
+  dpm_fast: { ...toolSampler("DPM fast", [], ["eta", "s_noise"]), ...wholeRange, draws: "option" },
+  dpm_adaptive: { ...toolSampler("DPM adaptive", [], ["eta", "s_noise"]), ...wholeRange, draws: "option" },
+  heunpp2: { ...toolSampler("Heun++ 2", [], churn), calls: "varies", draws: "option" },
+  res_multistep: toolSampler("RES multistep", [], []),
+  res_multistep_a: {
+    ...toolSampler("RES multistep a", ["res_multistep_ancestral"], ["eta", "s_noise"]),
+    preset: { timestep_spacing: "linspace", eta: 1 },
+    draws: "always",
+  },
+  er_sde: { ...toolSampler("ER-SDE", [], ["s_noise"]), draws: "always" },
+  euler_cfg_pp: toolSampler("Euler CFG++", [], []),
+  euler_a_cfg_pp: {
+    ...toolSampler("Euler a CFG++", ["euler_ancestral_cfg_pp"], ["eta", "s_noise"]),
+    preset: { timestep_spacing: "linspace", eta: 1 },
+    draws: "always",
+  },
+  dpmpp_2m_cfg_pp: toolSampler("DPM++ 2M CFG++", [], []),
+  dpmpp_2s_a_cfg_pp: {
+    ...toolSampler("DPM++ 2S a CFG++", ["dpmpp_2s_ancestral_cfg_pp"], ["eta", "s_noise"]),
+    calls: 2,
+    draws: "always",
+  },
+  res_multistep_cfg_pp: toolSampler("RES multistep CFG++", [], []),
 } as const satisfies Record<SamplerName, SamplerTraits>;
 
 /** Samplers that hold latents as x0 + sigma epsilon. */
 function levelSampler(title: string, aliases: SamplerTraits["aliases"]): SamplerTraits {
   return { title, aliases, options: scheduled, schedules: sigmaSchedules, preset: {}, calls: 1, draws: "never", proof: "reference" };
+}
+
+/** Samplers of k-diffusion and ComfyUI, which visit training's levels from the last to the first whatever the model's file says. */
+function toolSampler(title: string, aliases: SamplerTraits["aliases"], options: readonly SamplerOptionName[]): SamplerTraits {
+  return {
+    ...levelSampler(title, aliases),
+    options: [...scheduled, ...options],
+    preset: { timestep_spacing: "linspace" },
+    proof: "second-implementation",
+  };
 }
 
 function solver(title: string, aliases: SamplerTraits["aliases"], options: readonly SamplerOptionName[]): SamplerTraits {

@@ -22,10 +22,8 @@ export function brownianNoise(draw: () => Float32Array): IntervalNoise {
     if (from === to) throw new RangeError(`expected an interval, got the single time ${from}`);
     const [start, end] = [at(from), at(to)];
     const scale = 1 / Math.sqrt(Math.abs(to - from));
-    // As torchsde: the increment from the earlier to the later time, whatever their order.
-    const sign = to > from ? scale : -scale;
-    if (start === null) return combine([sign, end!]);
-    return end === null ? combine([-sign, start]) : combine([sign, end], [-sign, start]);
+    if (start === null) return combine([scale, end!]);
+    return end === null ? combine([-scale, start]) : combine([scale, end], [-scale, start]);
   };
 }
 

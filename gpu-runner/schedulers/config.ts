@@ -39,7 +39,19 @@ export const diffusersClasses = [
 ] as const;
 
 /** Samplers that diffusers lacks, by the names of their functions in k-diffusion and ComfyUI. */
-export const kDiffusionFunctions = ["sample_ipndm"] as const;
+export const kDiffusionFunctions = [
+  "sample_ipndm",
+  "sample_dpmpp_2s_ancestral",
+  "sample_dpm_fast",
+  "sample_dpm_adaptive",
+  "sample_heunpp2",
+  "sample_res_multistep",
+  "sample_er_sde",
+  "sample_euler_ancestral_cfg_pp",
+  "sample_dpmpp_2m_cfg_pp",
+  "sample_dpmpp_2s_ancestral_cfg_pp",
+  "sample_res_multistep_cfg_pp",
+] as const;
 
 /** Every implemented sampler loop. */
 export const schedulerClasses = [...diffusersClasses, ...kDiffusionFunctions] as const;
@@ -181,6 +193,8 @@ const classDefaults: Readonly<Partial<Record<SchedulerClass, Partial<SchedulerCo
   EDMEulerScheduler: edm,
   EDMDPMSolverMultistepScheduler: edm,
   DDIMInverseScheduler: { timestep_spacing: "leading" },
+  sample_dpmpp_2s_ancestral: { eta: 1 },
+  sample_dpmpp_2s_ancestral_cfg_pp: { eta: 1 },
 };
 
 /** The same setting names mean other things to some classes; as diffusers, what is foreign to a class becomes its default. */
@@ -271,6 +285,18 @@ export const samplerClasses = {
   tcd: "TCDScheduler",
   edm_euler: "EDMEulerScheduler",
   edm_dpmpp_2m: "EDMDPMSolverMultistepScheduler",
+  dpmpp_2s_a: "sample_dpmpp_2s_ancestral",
+  dpm_fast: "sample_dpm_fast",
+  dpm_adaptive: "sample_dpm_adaptive",
+  heunpp2: "sample_heunpp2",
+  res_multistep: "sample_res_multistep",
+  res_multistep_a: "sample_res_multistep",
+  er_sde: "sample_er_sde",
+  euler_cfg_pp: "sample_euler_ancestral_cfg_pp",
+  euler_a_cfg_pp: "sample_euler_ancestral_cfg_pp",
+  dpmpp_2m_cfg_pp: "sample_dpmpp_2m_cfg_pp",
+  dpmpp_2s_a_cfg_pp: "sample_dpmpp_2s_ancestral_cfg_pp",
+  res_multistep_cfg_pp: "sample_res_multistep_cfg_pp",
 } as const satisfies Record<SamplerName, SchedulerClass>;
 
 /** Settings for a request: class defaults < the model's configuration (as `stableDiffusionConfig` corrects it) < what the sampler's name stands for < the request's options. */

@@ -14,6 +14,8 @@ export interface Schedule {
   alphasCumprod: Float32Array;
   /** Deviation of the first latents: unit noise is multiplied by it. */
   initNoiseSigma: number;
+  /** Order of each step, for a sampler whose steps differ. */
+  orders?: readonly number[];
 }
 
 /** @throws RangeError where there are more steps than training timesteps */

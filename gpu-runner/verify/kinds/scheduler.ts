@@ -17,6 +17,8 @@ const paramsSchema = z.object({
   numInferenceSteps: z.int(),
   stepArgs: z.record(z.string(), z.unknown()).default({}),
   addNoiseTimesteps: z.array(z.number()).default([]),
+  /** Whether the model predicts something else without the prompt; a case of ours for samplers that look at it. */
+  unconditional: z.boolean().default(false),
 });
 
 export const schedulerKind: VerifyKind = {
@@ -28,14 +30,17 @@ export const schedulerKind: VerifyKind = {
   },
 
   async run({ params, inputs }, context) {
-    const { scheduler, config, numInferenceSteps, stepArgs, addNoiseTimesteps } = paramsSchema.parse(params);
+    const { scheduler, config, numInferenceSteps, stepArgs, addNoiseTimesteps, unconditional } = paramsSchema.parse(params);
     const settings = schedulerConfig(scheduler, { ...config, ...stepArgs });
     const schedule = samplers[scheduler].schedule(settings, numInferenceSteps);
     const latents = float32Input(context, "noise");
     const noise = "noises" in inputs ? queuedNoise(float32Input(context, "noises")) : noNoise;
     const steps: Float32Array[] = [];
     await samplers[scheduler].sample(settings, schedule, {
-      model: async (sample, timestep) => sample.map(x => 0.9 * Math.tanh(0.8 * x + 0.3 * Math.sin(timestep / 150))),
+      model: async (sample, timestep) => ({
+        guided: sample.map(x => 0.9 * Math.tanh(0.8 * x + 0.3 * Math.sin(timestep / 150))),
+        ...(unconditional && { unconditional: sample.map(x => 0.7 * Math.tanh(0.6 * x - 0.2 * Math.cos(timestep / 200))) }),
+      }),
       latents: initialLatents(schedule, latents.data),
       batch: latents.shape[0]!,
       noise,

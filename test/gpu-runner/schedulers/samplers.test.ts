@@ -7,7 +7,14 @@ import { samplerClasses, samplerConfig, schedulerClasses, schedulerConfig } from
 import { samplers } from "../../../gpu-runner/schedulers/index.ts";
 import { roundHalfEven } from "../../../gpu-runner/schedulers/numeric.ts";
 import { predictedNoise, predictedOriginal, velocity } from "../../../gpu-runner/schedulers/parameterization.ts";
-import { initialLatents, type Model, type StepReport, stepIndex } from "../../../gpu-runner/schedulers/sampler.ts";
+import {
+  beginOfStrength,
+  initialLatents,
+  type Model,
+  type SamplerRun,
+  type StepReport,
+  stepIndex,
+} from "../../../gpu-runner/schedulers/sampler.ts";
 import { type SamplerName, type SamplerOptions, samplerNames, samplerTraits } from "../../../shared/samplers.ts";
 
 const stableDiffusion = {
@@ -43,7 +50,7 @@ const setups: fc.Arbitrary<Setup> = fc.constantFrom(...samplerNames).chain(sampl
     }),
     prediction_type: fc.constantFrom(...predictionTypesOf(sampler)),
     steps: fc.integer(stepsOf(sampler)),
-    seeds: fc.array(fc.nat(), { minLength: 1, maxLength: 3 }),
+    seeds: fc.array(fc.nat(), { minLength: 1, maxLength: sampler === "dpm_adaptive" ? 1 : 3 }),
   }),
 );
 
@@ -52,13 +59,14 @@ function callsOf({ sampler, options, steps }: Setup): number {
   const visited = options.schedule === "ddim_uniform" ? Math.ceil(999 / Math.floor(1000 / steps)) : steps;
   if (sampler === "pndm") return visited + 9;
   if (sampler === "plms") return visited === 1 ? 1 : visited + 1;
-  return samplerTraits[sampler].calls === 2 ? 2 * visited - 1 : visited;
+  if (sampler === "dpm_fast") return Math.floor(steps / 3) + 1;
+  return samplers[samplerClasses[sampler]].order === 2 ? 2 * visited - 1 : visited;
 }
 
 const configOf = ({ sampler, options, prediction_type }: Setup) => samplerConfig(sampler, options, { ...stableDiffusion, prediction_type });
 const scheduleOf = (setup: Setup) => samplers[samplerClasses[setup.sampler]].schedule(configOf(setup), setup.steps);
 
-async function run(setup: Setup, more: { onStep?: (report: StepReport) => void; signal?: AbortSignal } = {}): Promise<Float32Array> {
+async function run(setup: Setup, more: Partial<SamplerRun> = {}): Promise<Float32Array> {
   const generators = setup.seeds.map(philoxNoise);
   const noise = () => Float32Array.from(generators.flatMap(generator => Array.from(generator(size))));
   return samplers[samplerClasses[setup.sampler]].sample(configOf(setup), scheduleOf(setup), {
@@ -131,7 +139,9 @@ describe("samplers", () => {
         const reports: StepReport[] = [];
         const latents = await run(setup, { onStep: report => void reports.push(report) });
         expect(latents.every(Number.isFinite)).toBe(true);
-        expect(reports.map(({ step }) => step)).toEqual(Array.from({ length: callsOf(setup) }, (_, i) => i + 1));
+        const calls = Array.from({ length: callsOf(setup) }, (_, i) => i + 1);
+        if (setup.sampler === "dpm_adaptive") expect(reports.at(-1)).toMatchObject({ step: setup.steps, steps: setup.steps });
+        else expect(reports.map(({ step }) => step)).toEqual(calls);
         expect(reports.at(-1)!.sample).toEqual(latents);
       }),
     );
@@ -160,7 +170,9 @@ describe("samplers", () => {
     const run = { model, latents: initialLatents(plan, generator(size)), batch: 1, noise: () => generator(size) };
     const found = await sample(config, plan, run);
     // Samplers that end at the least noise level of training (0.03) instead of zero keep that much noise.
-    const stops = ["ddim", "pndm", "plms", "deis", "sa_solver", "tcd"].includes(sampler) || config.final_sigmas_type === "sigma_min";
+    const stops =
+      ["ddim", "pndm", "plms", "deis", "sa_solver", "tcd", "dpm_fast", "dpm_adaptive"].includes(sampler) ||
+      config.final_sigmas_type === "sigma_min";
     expect(Math.max(...found.map((value, i) => Math.abs(value - original[i]!)))).toBeLessThan(stops ? 0.15 : 1e-4);
   });
 
@@ -177,6 +189,71 @@ describe("samplers", () => {
       return x.map((value, i) => (original[i]! - (0.25 / root) * value) / ((0.5 * sigma) / root));
     };
   }
+
+  test("a run that is stopped and gone on with is the whole run, where nothing is remembered", async () => {
+    for (const sampler of ["ddim", "euler", "euler_a", "ddpm", "tcd", "dpmpp_2s_a", "er_sde"] as const) {
+      // With its first steps, ER-SDE is of lower order again.
+      const memoryless = sampler !== "er_sde";
+      const setup: Setup = { sampler, options: {}, prediction_type: "epsilon", steps: 8, seeds: [3, 4] };
+      const whole = await run(setup);
+      const draws = philoxNoise(9);
+      const noises = Array.from({ length: 20 }, () => draws(2 * size));
+      const from = async (begin: number, end: number, latents: Float32Array, queue: Float32Array[]) =>
+        run(setup, { begin, end, latents, noise: () => queue.shift()! });
+      const start = initialLatents(scheduleOf(setup), philoxNoise(2)(2 * size));
+      const queue = [...noises];
+      const half = await from(0, 5, start, queue);
+      const rest = await from(5, 8, half, queue);
+      const once = await from(0, 8, start, [...noises]);
+      expect(whole).not.toEqual(once);
+      if (memoryless) expect(rest).toEqual(once);
+      else expect(rest).not.toEqual(once);
+    }
+  });
+
+  test("latents may be replaced after every call, and the next call sees them", async () => {
+    const seen: number[] = [];
+    const setup: Setup = { sampler: "heun", options: {}, prediction_type: "epsilon", steps: 4, seeds: [3] };
+    const zeros = new Float32Array(size);
+    const found = await run(setup, {
+      afterStep: (_, next) => {
+        seen.push(next);
+        return zeros;
+      },
+    });
+    expect(seen).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    expect(found).toBe(zeros);
+  });
+
+  test("a part that the schedule lacks is refused", async () => {
+    const setup: Setup = { sampler: "euler", options: {}, prediction_type: "epsilon", steps: 4, seeds: [3] };
+    await expect(run(setup, { begin: 3, end: 2 })).rejects.toThrow("expected 0 <= begin <= end <= 4");
+    await expect(run(setup, { begin: 5 })).rejects.toThrow("got 5, 4");
+  });
+
+  test("an adaptive sampler takes one item at a time and cannot inpaint", async () => {
+    const setup: Setup = { sampler: "dpm_adaptive", options: {}, prediction_type: "epsilon", steps: 4, seeds: [3, 4] };
+    await expect(run(setup)).rejects.toThrow("batch: expected 1");
+    await expect(run({ ...setup, seeds: [3] }, { afterStep: sample => sample })).rejects.toThrow("cannot put an inpainted");
+  });
+
+  test("what is known as ancestral, stochastic or deterministic draws noise, or none", async () => {
+    for (const sampler of samplerNames) {
+      let drawn = 0;
+      const setup: Setup = { sampler, options: {}, prediction_type: "epsilon", steps: 5, seeds: [3] };
+      const noise = () => {
+        drawn++;
+        return new Float32Array(size);
+      };
+      await run(setup, { latents: initialLatents(scheduleOf(setup), philoxNoise(2)(size)), noise });
+      expect([sampler, drawn > 0]).toEqual([sampler, samplerTraits[sampler].draws === "always"]);
+    }
+  });
+
+  test("begins where an image is changed by a strength, as diffusers counts", () => {
+    expect([1, 0.8, 0.5, 0.33, 0].map(strength => beginOfStrength(1, 10, strength))).toEqual([0, 2, 5, 7, 10]);
+    expect(beginOfStrength(2, 10, 0.5)).toBe(10);
+  });
 
   test("stop before the step after an abort, with its reason", async () => {
     const controller = new AbortController();
