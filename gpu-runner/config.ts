@@ -1,9 +1,10 @@
-import { homedir } from "node:os";
+import { homedir, totalmem } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { z } from "zod";
 import { parseJson } from "../shared/json.ts";
 import { publicJwkSchema } from "../shared/signing.ts";
 import { executionProviderNames } from "./graph/emitter.ts";
+import { MAX_BATCH } from "./model-messages.ts";
 
 /** A setting is missing or malformed. The message is one sentence that names the variable, never a secret's value. */
 export class ConfigError extends Error {
@@ -34,6 +35,11 @@ const folders = z
   .transform(text => text.split(new RegExp(`[,${delimiter}]`)).flatMap(part => (part.trim() ? [resolve(part.trim())] : [])))
   .refine(list => list.length > 0, "expected model folders, separated by commas");
 
+const path = z
+  .string()
+  .min(1)
+  .transform(text => resolve(text));
+
 /** What each variable means, beside its default; docs/operating.md has the same as a table. Times are milliseconds. */
 export const environmentSchema = z.object({
   /** The edge's address. */
@@ -42,17 +48,21 @@ export const environmentSchema = z.object({
   ATELIER_RUNNER_TOKEN: z.string().regex(/^rnr_[0-9A-Z]{26}\.[\w-]{16,}$/, "expected rnr_<id>.<secret>"),
   /** JWKS of the public keys that may sign grants. Configured, never fetched: who answers at the edge's address can't choose them. */
   ATELIER_GRANT_KEYS: grantKeys,
-  /** Model folders in diffusers layout; all of them are held in memory. */
-  ATELIER_MODELS: folders,
+  /** Model folders and single files. */
+  ATELIER_MODELS: folders.optional(),
+  /** Registry of further models, a JSON list of {hash, path}; what is added to it is served without a restart. */
+  ATELIER_MODEL_REGISTRY: path.optional(),
+  /** Bytes that the weights of loaded models may take; absent: a share of the memory that this process may use. */
+  ATELIER_MEMORY_BUDGET: integer(1, Number.MAX_SAFE_INTEGER).optional(),
+  /** Bytes that fetched pictures and adapters may take on disk. */
+  ATELIER_INPUT_BUDGET: integer(1, Number.MAX_SAFE_INTEGER).default(32 * 2 ** 30),
+  /** Most executions that are computed as one batch. */
+  ATELIER_MAX_BATCH: integer(1, MAX_BATCH).default(4),
   ATELIER_PROVIDER: z.enum(executionProviderNames).default("cpu"),
   /** Threads of one operator; absent: one per physical core. */
   ATELIER_THREADS: integer(1, 1024).optional(),
   /** Where converted weights are kept. May be shared between runners of one machine. */
-  ATELIER_CACHE_DIR: z
-    .string()
-    .min(1)
-    .default(join(homedir(), ".cache", "atelier"))
-    .transform(path => resolve(path)),
+  ATELIER_CACHE_DIR: path.default(join(homedir(), ".cache", "atelier")),
   /** Address and port of health and metrics; port 0 takes any free one, and the log tells which. */
   ATELIER_HTTP_HOST: z.string().min(1).default("127.0.0.1"),
   ATELIER_HTTP_PORT: integer(0, 65535).default(9464),
@@ -65,11 +75,23 @@ export const environmentSchema = z.object({
   ATELIER_DRAIN_MS: integer(0, 3600 * seconds).default(25 * seconds),
 });
 
+/** Of the memory that the process may use, for weights: activations, adapters and what surrounds them need the rest. */
+const WEIGHTS_SHARE = 0.6;
+
+/** The default of ATELIER_MEMORY_BUDGET: a share of the machine's memory, or of the limit that the process is under. */
+export function defaultMemoryBudget(machine = totalmem(), limit = process.constrainedMemory()): number {
+  return Math.floor(WEIGHTS_SHARE * (limit > 0 ? Math.min(machine, limit) : machine));
+}
+
 export interface RunnerConfig {
   edgeUrl: URL;
   token: string;
   grantKeys: z.infer<typeof grantKeys>;
   models: string[];
+  modelRegistry: string | undefined;
+  memoryBudget: number;
+  inputBudget: number;
+  maxBatch: number;
   provider: z.infer<typeof environmentSchema>["ATELIER_PROVIDER"];
   threads: number | undefined;
   cacheDir: string;
@@ -86,7 +108,12 @@ export interface RunnerConfig {
  */
 export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
-  const parsed = environmentSchema.safeParse(given);
+  const parsed = environmentSchema
+    .refine(({ ATELIER_MODELS, ATELIER_MODEL_REGISTRY }) => ATELIER_MODELS || ATELIER_MODEL_REGISTRY, {
+      path: ["ATELIER_MODELS"],
+      when: () => true,
+    })
+    .safeParse(given);
   if (!parsed.success) {
     const wrong = parsed.error.issues.map(({ path, message }) => {
       const name = String(path[0]);
@@ -99,7 +126,11 @@ export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
     edgeUrl: values.ATELIER_EDGE_URL,
     token: values.ATELIER_RUNNER_TOKEN,
     grantKeys: values.ATELIER_GRANT_KEYS,
-    models: values.ATELIER_MODELS,
+    models: values.ATELIER_MODELS ?? [],
+    modelRegistry: values.ATELIER_MODEL_REGISTRY,
+    memoryBudget: values.ATELIER_MEMORY_BUDGET ?? defaultMemoryBudget(),
+    inputBudget: values.ATELIER_INPUT_BUDGET,
+    maxBatch: values.ATELIER_MAX_BATCH,
     provider: values.ATELIER_PROVIDER,
     threads: values.ATELIER_THREADS,
     cacheDir: values.ATELIER_CACHE_DIR,

@@ -27,8 +27,12 @@ export interface GrantedExecution {
   attemptDeadline: number;
   /** Capability tokens: opaque here, the edge reads them. */
   capabilities: { result: string; progress: string };
+  /** What may be fetched for it. */
+  inputs: ClaimedExecution["inputs"];
+  adapters: ClaimedExecution["adapters"];
   request: PictureRequest;
 }
+type ClaimedExecution = GrantClaims["executions"][number];
 
 export interface GrantContext {
   instance: string;
@@ -74,6 +78,8 @@ async function verifyExecution(
     requestId: granted.request_id,
     attemptDeadline: granted.attempt_deadline,
     capabilities: granted.capabilities,
+    inputs: granted.inputs,
+    adapters: granted.adapters,
     request: parseParams(params, execution),
   };
 }

@@ -1,6 +1,7 @@
 import type { Lease } from "../shared/protocol.ts";
 import type { Outgoing } from "./connection.ts";
 import type { GrantedExecution } from "./grants.ts";
+import type { Fetched } from "./model-messages.ts";
 
 /**
  * The runner's own table of leases. A lease belongs to this process, never to a socket: it stays until the dispatcher says that it is over,
@@ -29,13 +30,18 @@ export interface HeldLease extends GrantedExecution {
   readonly verdict: Verdict | undefined;
   /** Aborted when the lease ends, so that what is under way for it stops. */
   readonly ended: AbortSignal;
-  /** Signs of life beside the model thread's steps: attempts to upload. */
+  /** Signs of life beside the model thread's steps: input that arrives, attempts to upload. */
   activity: number;
+  /** Leases of one grant, to be computed as one batch, have the same number. */
+  readonly batch: number;
+  /** Its input files, once they lie here. */
+  readonly fetched: Fetched | undefined;
 }
 
 interface Entry extends HeldLease {
   phase: LeasePhase;
   verdict: Verdict | undefined;
+  fetched: Fetched | undefined;
   abort: AbortController;
 }
 
@@ -47,17 +53,25 @@ export class LeaseTable {
   readonly #entries = new Map<string, Entry>();
   readonly #lastEpochs = new Map<string, number>();
 
+  #batches = 0;
+
+  /** A number for the executions of a grant. */
+  newBatch(): number {
+    return ++this.#batches;
+  }
+
   /**
-   * Takes a granted execution. `known`: the same lease is held already, nothing changes. `stale`: this epoch, or a later one, was here and is
+   * Takes a granted execution into a batch. `known`: the same lease is held already, nothing changes. `stale`: this epoch, or a later one, was here and is
    * over. A later epoch of a held execution ends the held lease.
    */
-  grant(granted: GrantedExecution): "new" | "known" | "stale" {
+  grant(granted: GrantedExecution, batch: number): "new" | "known" | "stale" {
     const held = this.#entries.get(granted.execution);
     if (held?.epoch === granted.epoch) return "known";
     if ((this.#lastEpochs.get(granted.execution) ?? 0) >= granted.epoch) return "stale";
     if (held) this.end(held);
     const abort = new AbortController();
-    this.#entries.set(granted.execution, { ...granted, phase: "granted", verdict: undefined, activity: 0, abort, ended: abort.signal });
+    const fresh = { phase: "granted", verdict: undefined, fetched: undefined, activity: 0 } as const;
+    this.#entries.set(granted.execution, { ...granted, ...fresh, batch, abort, ended: abort.signal });
     this.#remember(granted);
     return "new";
   }
@@ -68,9 +82,20 @@ export class LeaseTable {
     return entry?.epoch === epoch ? entry : undefined;
   }
 
-  /** The lease that waits longest to be computed; undefined while one is computed. */
-  next(): HeldLease | undefined {
-    return this.inPhase("computing").length > 0 ? undefined : this.inPhase("granted")[0];
+  /** The batch that waits longest to be computed and has all its inputs; empty where there is none, and while one is computed. */
+  next(): HeldLease[] {
+    if (this.inPhase("computing").length > 0) return [];
+    const waiting = this.inPhase("granted");
+    const first = waiting.find(({ batch }) => waiting.every(lease => lease.batch !== batch || lease.fetched));
+    return waiting.filter(({ batch }) => batch === first?.batch);
+  }
+
+  /** The lease's inputs lie here. False where it is no longer held. */
+  arrived({ execution, epoch }: Lease, fetched: Fetched): boolean {
+    const entry = this.#entries.get(execution);
+    if (entry?.epoch !== epoch) return false;
+    entry.fetched = fetched;
+    return true;
   }
 
   inPhase(phase: LeasePhase): HeldLease[] {
@@ -108,7 +133,8 @@ export class LeaseTable {
     if (entry?.epoch !== epoch) return false;
     const allowed: readonly LeasePhase[] = successors[entry.phase];
     if (!allowed.includes(phase)) throw new Error(`lease ${execution} epoch ${epoch} cannot go from ${entry.phase} to ${phase}`);
-    if (phase === "computing" && this.inPhase("computing").length > 0) throw new Error(`lease ${execution}: another one is computed now`);
+    if (phase === "computing" && this.inPhase("computing").some(({ batch }) => batch !== entry.batch))
+      throw new Error(`lease ${execution}: another batch is computed now`);
     entry.phase = phase;
     entry.verdict = verdict;
     return true;

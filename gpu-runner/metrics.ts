@@ -36,6 +36,13 @@ export function createMetrics() {
       help: "grants refused before anything was computed",
       labelNames: ["reason"],
     }),
+    batchSize: new Histogram({
+      registers,
+      name: "atelier_runner_batch_size",
+      help: "executions that were computed as one batch",
+      buckets: [1, 2, 4, 8, 16, 32, 64],
+    }),
+    inputRetries: new Counter({ registers, name: "atelier_runner_input_retries_total", help: "inputs fetched again after an error" }),
     uploadRetries: new Counter({ registers, name: "atelier_runner_upload_retries_total", help: "uploads tried again after an error" }),
     progressFailures: new Counter({
       registers,

@@ -1,19 +1,21 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { ErrorCode } from "../shared/errors.ts";
-import type { PictureRequest } from "../shared/picture.ts";
 import type { ProgressReport } from "../shared/protocol.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
-import { cells, type FromWorker, fromWorkerSchema, SHARED_BYTES, type ToWorker, type WorkerData } from "./model-messages.ts";
-import type { Picture } from "./pipeline/run-picture.ts";
-
-export interface LoadedModel {
-  folder: string;
-  /** `sha256:<hex>` */
-  hash: string;
-}
+import {
+  type BatchItem,
+  cells,
+  type FromWorker,
+  fromWorkerSchema,
+  SHARED_BYTES,
+  type ToWorker,
+  type WorkerData,
+} from "./model-messages.ts";
+import type { RegisteredModel } from "./model-registry.ts";
+import type { Picture } from "./pipeline/context.ts";
 
 /** The models could not be loaded. `diskFull`: it may work later, when there is room for the cache again. */
 export class ModelLoadFailed extends Error {
@@ -45,10 +47,7 @@ export class ComputeCanceled extends Error {
   override readonly name = "ComputeCanceled";
 }
 
-export interface ComputeTask {
-  request: PictureRequest;
-  /** Milliseconds since 1970: past it the thread is ended. */
-  deadline: number;
+export interface ComputeItem extends BatchItem {
   onProgress(report: ProgressReport): void;
 }
 
@@ -59,14 +58,14 @@ export interface ModelThreadOptions extends Omit<WorkerData, "shared"> {
   metrics: Metrics;
   /** Least time without a step after which the thread counts as hung, in milliseconds. */
   watchdogMs: number;
-  /** Most time for loading the models, in milliseconds. */
+  /** Most time for loading a model, and for the start, in milliseconds. */
   loadMs: number;
   /** How long an ended thread may take to go away, in milliseconds. */
   terminateMs?: number;
   reload?: Backoff;
   /** The thread does not go away, since it is stuck in native code: only the end of the process frees what it holds. */
   onStuck(): void;
-  /** `state`, `problem` or `models` have changed. */
+  /** `state`, `problem`, `models` or `resident` have changed. */
   onChange(): void;
 }
 
@@ -76,22 +75,31 @@ export type ThreadState = "loading" | "idle" | "computing" | "ended";
 /** Why a computation was lost. */
 type LossReason = "crashed" | "hung" | "overran";
 
-interface Running extends ComputeTask {
+interface Pending {
+  onProgress(report: ProgressReport): void;
   resolve(picture: Picture): void;
   reject(error: Error): void;
+}
+interface Running {
+  /** What has no answer yet, by index in the batch. */
+  readonly pending: Map<number, Pending>;
+  /** Milliseconds since 1970: past it the computation is given up. */
+  readonly deadline: number;
   lastCounter: number;
   lastStepAt: number;
   slowestStepMs: number;
+  /** Since when a model is loaded; undefined while none is. */
+  loadingSince: number | undefined;
 }
 
-/** A step may take this many times as long as the slowest one of the same picture: the decoder and the encoder have no steps of their own. */
+/** A step may take this many times as long as the slowest one of the same batch: the decoder and the encoder have no steps of their own. */
 const STEP_FACTOR = 8;
 /** Most time that a thread gets to stop by itself, in milliseconds; never more than the watchdog's. */
 const MOST_QUIET_MS = 15_000;
 
 /**
- * The thread that holds the models, seen from the process that stays responsive. One computation at a time. A computation that hangs, overruns
- * its deadline or crashes fails as retryable, and where the thread does not come to rest, another one takes its place.
+ * The thread that holds the models, seen from the process that stays responsive. One batch at a time. A computation that hangs, overruns its
+ * deadline or crashes fails as retryable, and where the thread does not come to rest, another one takes its place.
  *
  * A thread is not ended while it may be inside ONNX Runtime, if that can be helped: the binding throws out of a thread that is being torn down,
  * and that aborts the whole process. So it is asked first to stop between two steps.
@@ -104,7 +112,12 @@ export class ModelThread {
   #worker: Worker | undefined;
   #state: ThreadState = "loading";
   #problem: string | undefined;
-  #models: LoadedModel[] = [];
+  #configured: readonly RegisteredModel[] = [];
+  #registered: readonly RegisteredModel[];
+  #resident: readonly string[] = [];
+  /** Looks at a thread that was loading a model: signs of life that are no steps. */
+  #loadingSigns = 0;
+  #started = false;
   /** Whose promise is still open. */
   #running: Running | undefined;
   /** Number of the latest task, which the thread may still be at although it was given up here. */
@@ -114,6 +127,7 @@ export class ModelThread {
 
   constructor(options: ModelThreadOptions) {
     this.#options = options;
+    this.#registered = options.registered;
   }
 
   get state(): ThreadState {
@@ -123,29 +137,42 @@ export class ModelThread {
   get problem(): string | undefined {
     return this.#problem;
   }
-  get models(): readonly LoadedModel[] {
-    return this.#models;
+  /** Every model that it holds or can load. */
+  get models(): readonly RegisteredModel[] {
+    return [...this.#configured, ...this.#registered];
   }
-  /** Steps of all threads since the start. */
+  /** Content hashes of what lies in the thread's memory, the latest used first. */
+  get resident(): readonly string[] {
+    return this.#resident;
+  }
+  /** Steps of all threads since the start, and signs of life while models are loaded. */
   get counter(): number {
-    return Atomics.load(this.#cells, cells.counter);
+    return Atomics.load(this.#cells, cells.counter) + this.#loadingSigns;
+  }
+
+  /** Replaces the registry's part of `models`. */
+  register(models: readonly RegisteredModel[]): void {
+    this.#registered = models;
+    this.#worker?.postMessage({ type: "registered", models: [...models] } satisfies ToWorker);
+    this.#options.onChange();
   }
 
   /**
-   * Loads the models. Waits for room where the disk is full; later losses of the thread are made good without a call.
-   * @throws ModelLoadFailed where the first load shows that a model can't be read.
+   * Starts the thread and loads the first model. Waits for room where the disk is full; later losses of the thread are made good without a call.
+   * @throws ModelLoadFailed where the first start shows that no model can be read.
    */
   async start(): Promise<void> {
     const { reload = { baseMs: 1000, capMs: 60_000 } } = this.#options;
     for (let attempt = 0; !this.#stop.signal.aborted; attempt++) {
       try {
-        this.#models = await this.#launch();
+        this.#configured = await this.#launch();
+        this.#started = true;
         this.#enter("idle");
         return;
       } catch (error) {
         if (!(error instanceof ModelLoadFailed)) throw error;
         if (this.#stop.signal.aborted) return;
-        if (!error.diskFull && this.#models.length === 0) throw error;
+        if (!error.diskFull && !this.#started) throw error;
         this.#enter("loading", error.message);
         await delay(backoffMs(attempt, reload), undefined, { signal: this.#stop.signal }).catch(() => {});
       }
@@ -153,26 +180,40 @@ export class ModelThread {
   }
 
   /**
-   * Computes one picture.
-   * @throws ComputeFailed, ComputeCanceled; an Error where the thread is not idle.
+   * Computes a batch: one promise per item, in their order, which ends independently of the others. Each rejects with ComputeFailed or
+   * ComputeCanceled; all of them with an Error where the thread is not idle.
    */
-  compute(task: ComputeTask): Promise<Picture> {
+  compute(items: readonly ComputeItem[], deadline: number): Promise<Picture>[] {
     const worker = this.#worker;
-    if (this.#state !== "idle" || !worker) return Promise.reject(new Error(`the model thread is ${this.#state}, not idle`));
-    const number = ++this.#tasks;
-    const done = new Promise<Picture>((resolve, reject) => {
-      this.#running = { ...task, resolve, reject, lastCounter: this.counter, lastStepAt: performance.now(), slowestStepMs: 0 };
+    if (this.#state !== "idle" || !worker)
+      return items.map(() => Promise.reject(new Error(`the model thread is ${this.#state}, not idle`)));
+    const task = ++this.#tasks;
+    const pending = new Map<number, Pending>();
+    const pictures = items.map(({ onProgress }, item) => {
+      const { promise, resolve, reject } = Promise.withResolvers<Picture>();
+      pending.set(item, { onProgress, resolve, reject });
+      return promise;
     });
+    this.#running = {
+      pending,
+      deadline,
+      lastCounter: this.counter,
+      lastStepAt: performance.now(),
+      slowestStepMs: 0,
+      loadingSince: undefined,
+    };
     this.#busy = Promise.withResolvers();
-    worker.postMessage({ type: "compute", task: number, request: task.request } satisfies ToWorker);
+    const batch = items.map(({ request, inputs }) => ({ request, inputs }));
+    worker.postMessage({ type: "compute", task, items: batch } satisfies ToWorker);
     const watch = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
     this.#enter("computing");
-    return done.finally(() => clearInterval(watch));
+    void Promise.allSettled(pictures).then(() => clearInterval(watch));
+    return pictures;
   }
 
-  /** Asks the running computation to stop before its next step. */
-  cancel(): void {
-    Atomics.store(this.#cells, cells.canceled, this.#tasks);
+  /** Asks the running batch, or one of its items, to stop before its next step. */
+  cancel(item?: number): void {
+    Atomics.store(this.#cells, item === undefined ? cells.canceled : cells.canceledItems + item, this.#tasks);
   }
 
   /** Lets the thread come to rest and ends it; false where it does not go away. */
@@ -181,19 +222,23 @@ export class ModelThread {
     this.cancel();
     if (this.#worker) await this.#quiet();
     const gone = await this.#terminate();
-    this.#settle(running => running.reject(new ComputeFailed("runner_failed", "The runner was stopped.", true)));
+    this.#settle(() => new ComputeFailed("runner_failed", "The runner was stopped.", true));
     this.#enter("ended");
     return gone;
   }
 
   /** Starts a thread and waits until it has loaded the models. */
-  async #launch(): Promise<LoadedModel[]> {
-    const { script, models, provider, cacheDir, threads, loadMs, log } = this.#options;
-    const workerData: WorkerData = { models, provider, cacheDir, ...(threads !== undefined && { threads }), shared: this.#shared };
+  async #launch(): Promise<RegisteredModel[]> {
+    const { script, models, provider, cacheDir, memoryBudget, threads, loadMs, log } = this.#options;
+    const settings = { models, registered: [...this.#registered], provider, cacheDir, memoryBudget };
+    const workerData: WorkerData = { ...settings, ...(threads !== undefined && { threads }), shared: this.#shared };
     const { ATELIER_RUNNER_TOKEN: _, ...env } = process.env;
     const worker = new Worker(script, { workerData, env, name: "model" });
     this.#worker = worker;
     this.#busy = Promise.withResolvers();
+    this.#resident = [];
+    Atomics.store(this.#cells, cells.loading, 0);
+    this.#attendNotes(worker);
     const answer = firstAnswer(worker);
     void answer.catch(() => {}).finally(this.#busy.resolve);
     try {
@@ -219,19 +264,36 @@ export class ModelThread {
     worker.on("exit", code => this.#replace(worker, "crashed", `exit code ${code}`));
   }
 
+  /** What a thread says at any time, also while it starts. */
+  #attendNotes(worker: Worker): void {
+    worker.on("message", (value: unknown) => {
+      const message = fromWorkerSchema.safeParse(value).data;
+      if (message?.type === "note") this.#options.log[message.level](message.fields, message.message);
+      else if (message?.type === "resident" && worker === this.#worker) {
+        this.#resident = message.hashes;
+        this.#options.onChange();
+      }
+    });
+  }
+
   #receive(message: Extract<FromWorker, { task: number }>): void {
-    if (message.type === "progress") {
-      const { step, steps, preview } = message;
-      this.#running?.onProgress({ step, steps, ...(preview !== undefined && { preview }) });
+    if (message.type === "done") {
+      this.#busy.resolve();
+      this.#settle(() => new ComputeFailed("runner_failed", "The computation ended without an answer.", true));
+      this.#enter("idle");
       return;
     }
-    this.#busy.resolve();
-    this.#settle(({ resolve, reject }) => {
-      if (message.type === "picture") resolve(message.picture);
-      else if (message.type === "canceled") reject(new ComputeCanceled("canceled"));
-      else reject(new ComputeFailed(message.code, message.message, message.retryable, message.detail));
-    });
-    this.#enter("idle");
+    const pending = this.#running?.pending.get(message.item);
+    if (!pending) return;
+    if (message.type === "progress") {
+      const { step, steps, preview } = message;
+      pending.onProgress({ step, steps, ...(preview !== undefined && { preview }) });
+      return;
+    }
+    this.#running?.pending.delete(message.item);
+    if (message.type === "picture") pending.resolve(message.picture);
+    else if (message.type === "canceled") pending.reject(new ComputeCanceled("canceled"));
+    else pending.reject(new ComputeFailed(message.code, message.message, message.retryable, message.detail));
   }
 
   /** Gives up a computation that hangs (no step for too long), or whose deadline has passed. */
@@ -239,6 +301,7 @@ export class ModelThread {
     const running = this.#running;
     if (!running || worker !== this.#worker) return;
     const now = performance.now();
+    if (this.#isLoading(running, now)) this.#loadingSigns++;
     if (this.counter !== running.lastCounter) {
       running.slowestStepMs = Math.max(running.slowestStepMs, now - running.lastStepAt);
       running.lastCounter = this.counter;
@@ -247,6 +310,12 @@ export class ModelThread {
     const limit = Math.max(this.#options.watchdogMs, STEP_FACTOR * running.slowestStepMs);
     if (now - running.lastStepAt > limit) void this.#giveUp(worker, "hung", `no step for ${Math.round(limit)} ms`);
     else if (Date.now() > running.deadline) void this.#giveUp(worker, "overran", "the attempt's deadline has passed");
+  }
+
+  /** Whether a model is loaded, and that for no longer than it may take. */
+  #isLoading(running: Running, now: number): boolean {
+    running.loadingSince = Atomics.load(this.#cells, cells.loading) === 1 ? (running.loadingSince ?? now) : undefined;
+    return running.loadingSince !== undefined && now - running.loadingSince <= this.#options.loadMs;
   }
 
   /** The thread goes on where it comes to rest in time; else it is replaced. */
@@ -270,7 +339,7 @@ export class ModelThread {
 
   #lose(reason: LossReason): void {
     this.#enter("loading", `the model thread ${reason}`);
-    this.#settle(({ reject }) => reject(new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true)));
+    this.#settle(() => new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true));
   }
 
   /** Waits until the thread is at rest; false where that takes too long. */
@@ -287,10 +356,11 @@ export class ModelThread {
     return (await within(this.#options.terminateMs ?? 5000, gone)) ?? false;
   }
 
-  #settle(how: (running: Running) => void): void {
+  /** Ends the running batch: what has no answer gets this error. */
+  #settle(error: () => Error): void {
     const running = this.#running;
     this.#running = undefined;
-    if (running) how(running);
+    for (const { reject } of running?.pending.values() ?? []) reject(error());
   }
 
   #enter(state: ThreadState, problem?: string): void {
@@ -300,14 +370,16 @@ export class ModelThread {
   }
 }
 
-/** The first message of a thread. @throws ModelLoadFailed */
-function firstAnswer(worker: Worker): Promise<LoadedModel[]> {
+/** How the start of a thread ends. @throws ModelLoadFailed */
+function firstAnswer(worker: Worker): Promise<RegisteredModel[]> {
   return new Promise((resolve, reject) => {
     const failed = (why: string, diskFull = false) => reject(new ModelLoadFailed(why, diskFull));
     worker.once("error", error => failed(error instanceof Error ? error.message : "the model thread failed"));
     worker.once("exit", code => failed(`the model thread ended with exit code ${code} while it loaded the models`));
-    worker.once("message", (value: unknown) => {
+    worker.on("message", function look(value: unknown) {
       const message = fromWorkerSchema.safeParse(value).data;
+      if (message?.type === "note" || message?.type === "resident") return;
+      worker.off("message", look);
       if (message?.type === "loaded") resolve(message.models);
       else if (message?.type === "load_failed") failed(message.message, message.disk_full);
       else failed("the model thread sent an unexpected message while it loaded the models");

@@ -1,22 +1,98 @@
-/** The model thread: holds the models, computes one picture at a time. Started by model-thread.ts. */
+/** The model thread: holds the models, computes one batch at a time. Started by model-thread.ts. */
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import type { ErrorCode } from "../shared/errors.ts";
-import type { PictureRequest } from "../shared/picture.ts";
+import { adaptersOf, type PictureRequest } from "../shared/picture.ts";
+import type { ProgressReport } from "../shared/protocol.ts";
 import type { DiffusionModel } from "./components.ts";
 import { loadDiffusionModel } from "./load.ts";
-import { cells, type FromWorker, toWorkerSchema, workerDataSchema } from "./model-messages.ts";
-import { type PictureModel, preparePictureModel, runPicture } from "./pipeline/run-picture.ts";
+import { type BatchItem, cells, type FromWorker, isCanceled, toWorkerSchema, workerDataSchema } from "./model-messages.ts";
+import type { RegisteredModel } from "./model-registry.ts";
+import { ModelShelf, type Shelved } from "./model-shelf.ts";
+import type { PictureContext, PictureModel } from "./pipeline/context.ts";
+import { fitPreviewMap } from "./pipeline/preview.ts";
+import { runPictures } from "./pipeline/run-picture.ts";
+import { tokenizersOf } from "./tokenizer/model-tokenizers.ts";
+import { describeModel } from "./weights/describe.ts";
 
 if (!parentPort) throw new Error("model-worker.ts runs as a worker thread");
 const port = parentPort;
-const { models: folders, provider, cacheDir, threads, shared } = workerDataSchema.parse(workerData);
+const { models: configured, registered, provider, cacheDir, threads, memoryBudget, shared } = workerDataSchema.parse(workerData);
 const memory = new Uint32Array(shared);
-const models = new Map<string, PictureModel>();
+/** Where the models lie, by hash: the configured ones first, then the registry's. */
+const catalog = { configured: [] as RegisteredModel[], registered };
 /** The computation under way: this thread's event loop doesn't turn inside the model, so cancelling comes through shared memory. */
-let current: { task: number; abort: AbortController } | undefined;
+let current: { task: number; items: readonly number[]; abort: AbortController } | undefined;
+/** Adapters of the latest pictures, the latest first: their weights lie in memory. */
+let adapters: string[] = [];
+const MOST_ADAPTERS = 64;
 
 function post(message: FromWorker): void {
   port.postMessage(message);
+}
+
+const shelf = new ModelShelf<PictureModel>({
+  budget: memoryBudget,
+  estimate: weightBytes,
+  load,
+  onChange: (event, hash) => {
+    post({ type: "note", level: "info", message: `model ${event}`, fields: { model: hash } });
+    postResident();
+  },
+});
+
+function postResident(): void {
+  post({ type: "resident", hashes: [...shelf.resident(), ...adapters] });
+}
+
+/** What the weight files of a folder take on disk. */
+function weightBytes(path: string): number {
+  const stats = statSync(path);
+  if (!stats.isDirectory()) return stats.size;
+  const files = readdirSync(path, { recursive: true, encoding: "utf8" }).filter(name => name.endsWith(".safetensors"));
+  return files.reduce((sum, name) => sum + statSync(join(path, name)).size, 0);
+}
+
+let loads = 0;
+/** Says that no step is missed while the work goes on. */
+async function whileLoading<T>(work: () => Promise<T>): Promise<T> {
+  loads++;
+  const before = Atomics.exchange(memory, cells.loading, 1);
+  try {
+    return await work();
+  } finally {
+    loads--;
+    Atomics.store(memory, cells.loading, before);
+    Atomics.add(memory, cells.counter, 1);
+  }
+}
+
+function load(path: string, hash: string): Promise<Shelved<PictureModel>> {
+  return whileLoading(async () => {
+    const model = await loadDiffusionModel(path, { provider, cacheDir, ...(threads !== undefined && { threads }) });
+    try {
+      const found = model.description.hash;
+      if (found !== hash) throw new Error(`${path} has changed: expected ${hash}, got ${found}`);
+      const watched = observed(model);
+      await warmUp(watched);
+      const prepared = { model: watched, tokenizers: tokenizersOf(model.description), previewMap: await fitPreviewMap(watched) };
+      return { model: prepared, bytes: 4 * parametersOf(model), release: () => model.release() };
+    } catch (error) {
+      await model.release();
+      throw error;
+    }
+  });
+}
+
+/** Of UNet and text encoders. */
+function parametersOf({ weightShapes }: DiffusionModel): number {
+  const shapes = Object.values(weightShapes).flatMap(component => [...component.values()]);
+  return shapes.reduce((sum, shape) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
+}
+
+function isGivenUp(item: number): boolean {
+  return current !== undefined && isCanceled(memory, current.task, item);
 }
 
 /** The model with a sign of life after each of its calls, which is also where a cancel is noticed. */
@@ -24,12 +100,14 @@ function observed(model: DiffusionModel): DiffusionModel {
   const after = async <T>(call: Promise<T>): Promise<T> => {
     const result = await call;
     Atomics.add(memory, cells.counter, 1);
-    if (current && Atomics.load(memory, cells.canceled) === current.task) current.abort.abort();
+    if (loads === 0) Atomics.store(memory, cells.loading, 0);
+    if (current?.items.every(isGivenUp)) current.abort.abort();
     return result;
   };
   return {
     description: model.description,
     weightShapes: model.weightShapes,
+    unet: model.unet,
     encodeText: args => after(model.encodeText(args)),
     predict: args => after(model.predict(args)),
     encodeImage: image => after(model.encodeImage(image)),
@@ -38,51 +116,132 @@ function observed(model: DiffusionModel): DiffusionModel {
   };
 }
 
-async function loadAll(): Promise<void> {
-  const loaded: Extract<FromWorker, { type: "loaded" }>["models"] = [];
-  for (const folder of folders) {
-    const model = observed(await loadDiffusionModel(folder, { provider, cacheDir, ...(threads !== undefined && { threads }) }));
-    const prepared = await preparePictureModel(model, folder);
-    await warmUp(prepared);
-    models.set(model.description.hash, prepared);
-    loaded.push({ folder, hash: model.description.hash });
+/**
+ * Finds what the configured paths hold and loads the first model that can be loaded, so that the first picture need not pay for it.
+ * @throws where there are models, and none of them can be loaded
+ */
+async function begin(): Promise<void> {
+  const problems: unknown[] = [];
+  const note = (path: string, error: unknown) => {
+    if (isDiskFull(error)) throw error;
+    problems.push(error);
+    post({ type: "note", level: "error", message: "a model can't be used", fields: { path, error: messageOf(error) } });
+  };
+  for (const path of configured) {
+    await describeModel(path).then(
+      ({ hash }) => catalog.configured.push({ hash, path }),
+      error => note(path, error),
+    );
   }
-  post({ type: "loaded", models: loaded });
+  for (const { hash, path } of [...catalog.configured, ...catalog.registered]) {
+    const model = await shelf.use(hash, path).catch(error => note(path, error));
+    if (model) break;
+  }
+  if (shelf.resident().length === 0 && problems.length > 0) throw problems[0];
+  post({ type: "loaded", models: catalog.configured });
 }
 
-/** Makes the sessions now: the first picture must neither pay for them nor look like a hung thread meanwhile. */
-async function warmUp({ model, tokenizer }: PictureModel): Promise<void> {
-  const text = await model.encodeText({ encoder: 0, inputIds: [tokenizer.encodePadded("")] });
-  const shape = [1, model.description.unetInputChannels, 8, 8];
-  const data = new Float32Array(shape.reduce((product, dim) => product * dim, 1));
-  await model.predict({ sample: { data, shape }, timesteps: [1], encoderHiddenStates: text.normed(0) });
+/** Makes the UNet's session now: the first picture must neither pay for it nor look like a hung thread meanwhile. */
+async function warmUp(model: DiffusionModel): Promise<void> {
+  const { unetInputChannels, crossAttentionDim, addedConditions, textEncoders, readsGuidance } = model.description;
+  const zeros = (...shape: number[]) => ({ data: new Float32Array(shape.reduce((product, dim) => product * dim, 1)), shape });
+  await model.predict({
+    sample: zeros(1, unetInputChannels, 8, 8),
+    timesteps: [1],
+    encoderHiddenStates: zeros(1, 77, crossAttentionDim),
+    ...(readsGuidance && { guidance: [1] }),
+    ...(addedConditions && {
+      added: { textEmbeds: zeros(1, textEncoders.at(-1)?.projectionWidth ?? 0), timeIds: zeros(1, addedConditions.timeIds) },
+    }),
+  });
 }
 
-async function compute(task: number, request: PictureRequest): Promise<void> {
+/** A model that this machine lacks or cannot load. */
+class ModelUnavailable extends Error {}
+
+async function modelOf(hash: string): Promise<PictureModel> {
+  const found = [...catalog.configured, ...catalog.registered].find(model => model.hash === hash);
+  if (!found) throw new ModelUnavailable(`This runner does not hold the model ${hash}.`);
+  return shelf.use(hash, found.path).catch(error => {
+    if (failure(error).retryable) throw error;
+    throw new ModelUnavailable(`The model ${hash} cannot be loaded.`, { cause: error });
+  });
+}
+
+async function compute(task: number, batch: readonly BatchItem[]): Promise<void> {
+  shelf.unpin();
+  const items = [...batch.keys()];
+  const settled = await computeTogether(task, batch, items);
+  // One bad member must not fail the others: what failed together is tried one by one.
+  if (!settled) for (const item of items) await computeTogether(task, batch, [item]);
+  const used = batch.flatMap(({ request }) => adaptersOf(request));
+  adapters = [...new Set([...used, ...adapters])].slice(0, MOST_ADAPTERS);
+  postResident();
+  post({ type: "done", task });
+}
+
+/** Computes these items of a batch as one, and answers each. False where several failed and none was answered. */
+async function computeTogether(task: number, batch: readonly BatchItem[], items: readonly number[]): Promise<boolean> {
   const abort = new AbortController();
-  current = { task, abort };
+  current = { task, items, abort };
+  const wanted = items.filter(item => !isGivenUp(item));
+  const requests = wanted.map(item => batch[item]!.request);
+  const runs = wanted.map(item => ({
+    onProgress: (report: ProgressReport) => {
+      if (!isGivenUp(item)) post({ type: "progress", task, item, ...report });
+    },
+  }));
+  // New adapters are read and their graphs made before the first step.
+  const isReading = requests.some(request => adaptersOf(request).some(adapter => !adapters.includes(adapter)));
+  Atomics.store(memory, cells.loading, isReading ? 1 : 0);
   try {
-    const model = models.get(request.model);
-    if (!model) throw new Error(`the model ${request.model} is not loaded`);
-    const picture = await runPicture(model, request, {
-      signal: abort.signal,
-      onProgress: report => post({ type: "progress", task, ...report }),
-    });
-    post({ type: "picture", task, picture });
+    const pictures = wanted.length > 0 ? await runPictures(contextOf(wanted.map(item => batch[item]!)), requests, runs, abort.signal) : [];
+    for (const item of items) {
+      const picture = pictures[wanted.indexOf(item)];
+      if (picture && !isGivenUp(item)) post({ type: "picture", task, item, picture });
+      else post({ type: "canceled", task, item });
+    }
   } catch (error) {
-    if (abort.signal.aborted) post({ type: "canceled", task });
-    else post({ type: "failed", task, ...failure(error, request) });
+    const failed = failure(error, requests);
+    if (!abort.signal.aborted && items.length > 1) {
+      post({ type: "note", level: "error", message: "a batch failed, its members are tried alone", fields: { error: failed.detail } });
+      return false;
+    }
+    for (const item of items) {
+      if (abort.signal.aborted || isGivenUp(item)) post({ type: "canceled", task, item });
+      else post({ type: "failed", task, item, ...failed });
+    }
   } finally {
     current = undefined;
+    Atomics.store(memory, cells.loading, 0);
   }
+  return true;
+}
+
+/** What the pictures of a batch need from outside. */
+function contextOf(batch: readonly BatchItem[]): PictureContext {
+  const find = (what: string, paths: (item: BatchItem) => Record<string, string>) => (name: string) => {
+    const path = batch.map(item => paths(item)[name]).find(found => found !== undefined);
+    if (path === undefined) throw new Error(`the ${what} ${name} was not fetched`);
+    return path;
+  };
+  return {
+    inputs: { file: find("file", ({ inputs }) => inputs.files), adapter: find("adapter", ({ inputs }) => inputs.adapters) },
+    model: modelOf,
+  };
 }
 
 /**
  * What a client may read of an error, and the detail for the log. The same input fails the same way everywhere, unless this machine lacks
  * memory or disk.
  */
-function failure(error: unknown, request: PictureRequest): { code: ErrorCode; message: string; retryable: boolean; detail: string } {
-  const detail = withoutPrompt(messageOf(error), request);
+function failure(
+  error: unknown,
+  requests: readonly PictureRequest[] = [],
+): { code: ErrorCode; message: string; retryable: boolean; detail: string } {
+  const detail = requests.reduce(withoutPrompt, messageOf(error));
+  if (error instanceof ModelUnavailable)
+    return { code: "model_unavailable", message: error.message, retryable: false, detail: messageOf(error.cause ?? error) };
   if (isDiskFull(error)) return { code: "runner_failed", message: "The runner's disk is full.", retryable: true, detail };
   if (/alloc|out of memory/i.test(detail))
     return { code: "runner_failed", message: "The runner ran out of memory.", retryable: true, detail };
@@ -106,8 +265,9 @@ function isDiskFull(error: unknown): boolean {
 }
 
 port.on("message", (value: unknown) => {
-  const { task, request } = toWorkerSchema.parse(value);
-  void compute(task, request);
+  const message = toWorkerSchema.parse(value);
+  if (message.type === "compute") void compute(message.task, message.items);
+  else catalog.registered = message.models;
 });
 
-await loadAll().catch((error: unknown) => post({ type: "load_failed", message: messageOf(error), disk_full: isDiskFull(error) }));
+await begin().catch((error: unknown) => post({ type: "load_failed", message: messageOf(error), disk_full: isDiskFull(error) }));

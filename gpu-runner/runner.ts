@@ -1,15 +1,17 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { ulid } from "ulid";
 import { ENGINE_VERSION } from "../shared/engine.ts";
-import type { Lease } from "../shared/protocol.ts";
-import type { RunnerConfig } from "./config.ts";
+import type { Lease, ProgressReport } from "../shared/protocol.ts";
+import { ConfigError, type RunnerConfig } from "./config.ts";
 import { Connection, type Incoming, type Outgoing, type Welcome } from "./connection.ts";
 import { GrantRefused, type LeaseMessage, verifyLease } from "./grants.ts";
+import { InputFailed, InputStore } from "./inputs.ts";
 import { type HeldLease, LeaseTable, leaseId } from "./leases.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics, Outcome } from "./metrics.ts";
-import { ComputeCanceled, ComputeFailed, ModelThread } from "./model-thread.ts";
-import type { Picture } from "./pipeline/run-picture.ts";
+import { type RegisteredModel, readModelRegistry, watchModelRegistry } from "./model-registry.ts";
+import { ComputeCanceled, ComputeFailed, type ComputeItem, ModelThread } from "./model-thread.ts";
+import type { Picture } from "./pipeline/context.ts";
 import { ProgressReporter } from "./progress.ts";
 import { UploadRefused, uploadDefaults, uploadResult } from "./uploads.ts";
 
@@ -23,26 +25,32 @@ export interface RunnerOptions {
   onStuck(): void;
 }
 
-/** Results that may wait for the edge at once; past it no more work is taken, so that they can't pile up in memory. */
+/** Results that may wait for the edge at once, beside the other members of a batch; past it no more work is taken, so that they can't pile up in memory. */
 const MAX_UNFINISHED = 4;
+/** Hashes that `ready` names at most. */
+const MOST_RESIDENT = 256;
 /** Least time between two sendings of the same `complete` on one socket, in milliseconds. */
 const RESEND_MS = 10_000;
 
 /**
- * One runner: takes leases from the dispatcher, computes them one after another in the model thread, uploads the pictures and says so until
- * the dispatcher has committed them. It decides nothing about an execution: what it holds, it holds until it is told otherwise.
+ * One runner: takes leases from the dispatcher, fetches their inputs, computes them batch by batch in the model thread, uploads the pictures and
+ * says so until the dispatcher has committed them. It decides nothing about an execution: what it holds, it holds until it is told otherwise.
  */
 export class Runner {
   readonly instance = `ins_${ulid()}`;
   readonly thread: ModelThread;
   readonly #options: RunnerOptions;
   readonly #connection: Connection;
+  readonly #inputs: InputStore;
+  #unwatch: () => void = () => {};
   readonly #leases = new LeaseTable();
   readonly #toldAt = new WeakMap<HeldLease, number>();
   /** Messages are handled one after another, so that a cancel never overtakes the grant before it. */
   #inbox: Promise<void> = Promise.resolve();
   #servedModels = "";
-  #saidReady: number | undefined;
+  /** What `ready` said last. */
+  #saidReady: string | undefined;
+  #credit = 0;
   #draining = false;
 
   constructor(options: RunnerOptions) {
@@ -51,8 +59,10 @@ export class Runner {
     this.thread = new ModelThread({
       script: workerScript,
       models: config.models,
+      registered: this.#registry(),
       provider: config.provider,
       cacheDir: config.cacheDir,
+      memoryBudget: config.memoryBudget,
       threads: config.threads,
       watchdogMs: config.watchdogMs,
       loadMs: config.loadMs,
@@ -60,6 +70,15 @@ export class Runner {
       metrics,
       onStuck,
       onChange: () => this.#threadChanged(),
+    });
+    this.#inputs = new InputStore({
+      edgeUrl: config.edgeUrl,
+      cacheDir: config.cacheDir,
+      budget: config.inputBudget,
+      onRetry: problem => {
+        metrics.inputRetries.inc();
+        log.warn({ problem }, "an input is fetched again");
+      },
     });
     this.#connection = new Connection({
       edgeUrl: config.edgeUrl,
@@ -77,10 +96,25 @@ export class Runner {
     });
   }
 
-  /** Loads the models, then connects. @throws ModelLoadFailed */
+  /** Loads the first model, then connects. @throws ModelLoadFailed */
   async start(): Promise<void> {
+    const { modelRegistry } = this.#options.config;
+    if (modelRegistry !== undefined) {
+      const said = (problem: string) => this.#options.log.error({ problem }, "the model registry can't be read; what it said before holds");
+      this.#unwatch = watchModelRegistry(modelRegistry, models => this.thread.register(models), said);
+    }
     await this.thread.start();
     if (!this.#draining) this.#connection.start();
+  }
+
+  /** The registry's models at the start. @throws ConfigError */
+  #registry(): RegisteredModel[] {
+    const { modelRegistry } = this.#options.config;
+    try {
+      return modelRegistry === undefined ? [] : readModelRegistry(modelRegistry);
+    } catch (error) {
+      throw new ConfigError(error instanceof Error ? error.message : "the model registry can't be read");
+    }
   }
 
   /** Why the runner can't take work now; empty where it can. */
@@ -95,7 +129,7 @@ export class Runner {
     metrics.steps.set(this.thread.counter);
     metrics.leases.set(this.#leases.all().length);
     metrics.connected.set(this.#connection.connected ? 1 : 0);
-    metrics.credit.set(this.#connection.connected ? (this.#saidReady ?? 0) : 0);
+    metrics.credit.set(this.#connection.connected ? this.#credit : 0);
   }
 
   /**
@@ -104,6 +138,7 @@ export class Runner {
    */
   async drain(graceMs: number): Promise<boolean> {
     this.#draining = true;
+    this.#unwatch();
     this.#offerCredit();
     this.#release(this.#leases.inPhase("granted"));
     const end = Date.now() + graceMs;
@@ -124,7 +159,7 @@ export class Runner {
       engine_version: ENGINE_VERSION,
       provider: this.#options.config.provider,
       models: this.#modelHashes(),
-      max_batch: 1,
+      max_batch: this.#options.config.maxBatch,
       leases: this.#leases.all().map(leaseId),
     };
   }
@@ -158,7 +193,8 @@ export class Runner {
     }
     try {
       const granted = await verifyLease(message, { instance: this.instance, keys: config.grantKeys });
-      const taken = granted.map(execution => ({ execution, answer: this.#leases.grant(execution) }));
+      const batch = this.#leases.newBatch();
+      const taken = granted.map(execution => ({ execution, answer: this.#leases.grant(execution, batch) }));
       const [stale, held] = [taken.filter(({ answer }) => answer === "stale"), taken.filter(({ answer }) => answer !== "stale")];
       if (held.length > 0) this.#connection.send({ type: "accept", leases: held.map(({ execution }) => leaseId(execution)) });
       if (stale.length > 0)
@@ -167,8 +203,8 @@ export class Runner {
           "stale_epoch",
           "this epoch is over",
         );
-      for (const { execution } of held) this.#logOf(execution).info("lease accepted");
-      this.#work();
+      for (const { execution } of held) this.#logOf(execution).info({ batch: granted.length }, "lease accepted");
+      for (const { execution, answer } of taken) if (answer === "new") void this.#fetch(execution);
     } catch (error) {
       if (error instanceof GrantRefused) this.#refuse(leases, error.reason, error.message);
       else {
@@ -185,54 +221,87 @@ export class Runner {
     this.#connection.send({ type: "reject", leases, reason: message.slice(0, 500) });
   }
 
-  /** Computes the next lease if the thread is free. */
-  #work(): void {
-    const lease = this.thread.state === "idle" && !this.#draining ? this.#leases.next() : undefined;
+  /** Brings the inputs of a lease here, then computes what can be computed. */
+  async #fetch(id: Lease): Promise<void> {
+    const lease = this.#leases.find(id);
     if (!lease) return;
-    this.#leases.advance(lease, "computing");
-    void this.#compute(lease);
-  }
-
-  async #compute(lease: HeldLease): Promise<void> {
-    const { metrics } = this.#options;
-    const log = this.#logOf(lease);
-    const began = performance.now();
-    const stop = () => this.thread.cancel();
-    lease.ended.addEventListener("abort", stop, { once: true });
     try {
-      const picture = await this.#picture(lease);
-      const took = (performance.now() - began) / 1000;
-      metrics.executionSeconds.observe(took);
-      log.info({ seconds: Number(took.toFixed(3)), size: picture.bytes.byteLength }, "computed");
-      if (this.#leases.advance(lease, "uploading")) void this.#upload(lease, picture);
+      this.#leases.arrived(lease, await this.#inputs.fetch(lease));
     } catch (error) {
-      if (!(error instanceof ComputeCanceled)) this.#fail(lease, failureOf(error), error);
-    } finally {
-      lease.ended.removeEventListener("abort", stop);
-      this.#threadChanged();
+      if (!lease.ended.aborted) this.#inputFailed(lease, error);
     }
+    this.#work();
+    this.#offerCredit();
   }
 
-  #picture(lease: HeldLease): Promise<Picture> {
-    if (!this.#modelHashes().includes(lease.request.model)) {
-      return Promise.reject(new ComputeFailed("model_unavailable", `This runner does not hold the model ${lease.request.model}.`, false));
+  #inputFailed(lease: HeldLease, error: unknown): void {
+    if (error instanceof InputFailed && error.status === 409) {
+      this.#end(lease, "stale", "the edge refused an input: the lease is over");
+      return;
     }
+    const [message, retryable] = error instanceof InputFailed ? [error.message, error.retryable] : ["An input could not be fetched.", true];
+    this.#fail(lease, new ComputeFailed("runner_failed", message, retryable), error);
+  }
+
+  /** Computes the next batch if the thread is free. */
+  #work(): void {
+    const batch = this.thread.state === "idle" && !this.#draining ? this.#leases.next() : [];
+    const held = new Set(this.#modelHashes());
+    for (const lease of batch) {
+      const missing = [lease.request.model, lease.request.refiner?.model].find(hash => hash !== undefined && !held.has(hash));
+      if (missing !== undefined) {
+        const error = new ComputeFailed("model_unavailable", `This runner does not hold the model ${missing}.`, false);
+        this.#fail(lease, error, error);
+      }
+    }
+    const leases = this.#leases.next().filter(({ batch: number }) => number === batch[0]?.batch);
+    if (leases.length > 0) this.#compute(leases);
+    else if (batch.length > 0) this.#work();
+  }
+
+  #compute(leases: readonly HeldLease[]): void {
+    for (const lease of leases) this.#leases.advance(lease, "computing");
+    const began = performance.now();
+    const deadline = Math.min(...leases.map(({ attemptDeadline }) => attemptDeadline));
+    const pictures = this.thread.compute(leases.map(this.#itemOf), deadline);
+    for (const [item, lease] of leases.entries()) void this.#follow(lease, item, pictures[item]!, began);
+    void Promise.allSettled(pictures).then(() => {
+      this.#options.metrics.batchSize.observe(leases.length);
+      this.#threadChanged();
+    });
+  }
+
+  #itemOf = (lease: HeldLease): ComputeItem => {
     const { metrics, config } = this.#options;
     const reporter = new ProgressReporter(lease, config.edgeUrl, problem => {
       metrics.progressFailures.inc();
       this.#logOf(lease).debug({ problem }, "progress did not arrive");
     });
     let last = performance.now();
-    return this.thread.compute({
-      request: lease.request,
-      deadline: lease.attemptDeadline,
-      onProgress: report => {
-        const now = performance.now();
-        metrics.stepSeconds.observe((now - last) / 1000);
-        last = now;
-        reporter.report(report);
-      },
-    });
+    const onProgress = (report: ProgressReport) => {
+      const now = performance.now();
+      metrics.stepSeconds.observe((now - last) / 1000);
+      last = now;
+      reporter.report(report);
+    };
+    return { request: lease.request, inputs: lease.fetched ?? { files: {}, adapters: {} }, onProgress };
+  };
+
+  /** One member of a batch, from its computation to its upload. */
+  async #follow(lease: HeldLease, item: number, computed: Promise<Picture>, began: number): Promise<void> {
+    const stop = () => this.thread.cancel(item);
+    lease.ended.addEventListener("abort", stop, { once: true });
+    try {
+      const picture = await computed;
+      const took = (performance.now() - began) / 1000;
+      this.#options.metrics.executionSeconds.observe(took);
+      this.#logOf(lease).info({ seconds: Number(took.toFixed(3)), size: picture.bytes.byteLength }, "computed");
+      if (this.#leases.advance(lease, "uploading")) void this.#upload(lease, picture);
+    } catch (error) {
+      if (!(error instanceof ComputeCanceled)) this.#fail(lease, failureOf(error), error);
+    } finally {
+      lease.ended.removeEventListener("abort", stop);
+    }
   }
 
   async #upload(lease: HeldLease, picture: Picture): Promise<void> {
@@ -294,20 +363,25 @@ export class Runner {
   }
 
   #threadChanged(): void {
-    if (this.thread.state === "idle" && this.#connection.connected && this.#modelHashes().join() !== this.#servedModels)
-      this.#connection.renew();
+    const isUp = this.thread.state === "idle" || this.thread.state === "computing";
+    if (isUp && this.#connection.connected && this.#modelHashes().join() !== this.#servedModels) this.#connection.renew();
     // Another runner can begin at once with what waits here for a thread that has to load its models again.
     if (this.thread.state === "loading") this.#release(this.#leases.inPhase("granted"));
     this.#work();
     this.#offerCredit();
   }
 
-  /** One execution at a time, and none while results pile up. `again`: also where nothing changed, since a grant used the credit up. */
+  /** One batch at a time, and none while results pile up. `again`: also where nothing changed, since a grant used the credit up. */
   #offerCredit(again = false): void {
     const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0;
-    const n = free && this.#leases.all().length < MAX_UNFINISHED ? 1 : 0;
-    if (n === this.#saidReady && !again) return;
-    if (this.#connection.send({ type: "ready", n, resident: [] })) this.#saidReady = n;
+    const most = MAX_UNFINISHED + this.#options.config.maxBatch - 1;
+    const n = free && this.#leases.all().length < most ? 1 : 0;
+    const resident = this.thread.resident.slice(0, MOST_RESIDENT);
+    const said = [n, ...resident].join();
+    if (said === this.#saidReady && !again) return;
+    if (!this.#connection.send({ type: "ready", n, resident })) return;
+    this.#saidReady = said;
+    this.#credit = n;
   }
 
   #logOf({ requestId, execution, epoch }: { requestId: string; execution: string; epoch: number }): Logger {

@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { runnerPaths, stagingKey } from "../shared/protocol.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { HeldLease } from "./leases.ts";
-import type { Picture } from "./pipeline/run-picture.ts";
+import type { Picture } from "./pipeline/context.ts";
 
 export interface UploadOptions {
   edgeUrl: URL;

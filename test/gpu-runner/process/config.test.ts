@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { ConfigError, readConfig } from "../../../gpu-runner/config.ts";
+import { ConfigError, defaultMemoryBudget, readConfig } from "../../../gpu-runner/config.ts";
 import { publicJwk } from "../../../shared/signing.ts";
 import { newKey, TOKEN } from "./edge-peer.ts";
 
@@ -18,6 +18,10 @@ test("reads what is given and fills in the rest", () => {
     token: TOKEN,
     grantKeys: [key],
     models: ["/models/a", "/models/b"],
+    modelRegistry: undefined,
+    memoryBudget: defaultMemoryBudget(),
+    inputBudget: 32 * 2 ** 30,
+    maxBatch: 4,
     provider: "cpu",
     threads: undefined,
     cacheDir: "/cache",
@@ -27,6 +31,16 @@ test("reads what is given and fills in the rest", () => {
     loadMs: 900_000,
     drainMs: 25_000,
   });
+});
+
+test("a registry may stand in for model folders", () => {
+  const config = readConfig({ ...valid, ATELIER_MODELS: "", ATELIER_MODEL_REGISTRY: "/state/models.json", ATELIER_MEMORY_BUDGET: "1000" });
+  expect([config.models, config.modelRegistry, config.memoryBudget]).toEqual([[], "/state/models.json", 1000]);
+  expect(() => readConfig({ ...valid, ATELIER_MODELS: "" })).toThrow("ATELIER_MODELS is not set");
+});
+
+test("the weights' budget is a share of the machine's memory, or of a container's limit", () => {
+  expect([defaultMemoryBudget(1000, 0), defaultMemoryBudget(1000, 500), defaultMemoryBudget(1000, 2 ** 60)]).toEqual([600, 300, 600]);
 });
 
 test("model folders may be separated like paths", () => {
@@ -51,6 +65,7 @@ describe("one sentence names the variable and no value of a secret", () => {
     ["keys that are no JSON", { ATELIER_GRANT_KEYS: "secretsecret" }, "ATELIER_GRANT_KEYS: expected a JWKS"],
     ["no key at all", { ATELIER_GRANT_KEYS: '{"keys":[]}' }, "ATELIER_GRANT_KEYS: expected a JWKS"],
     ["no folder", { ATELIER_MODELS: " , " }, "ATELIER_MODELS: expected model folders"],
+    ["a batch that the protocol doesn't know", { ATELIER_MAX_BATCH: "65" }, "ATELIER_MAX_BATCH: "],
     ["an unknown provider", { ATELIER_PROVIDER: "tpu" }, "ATELIER_PROVIDER: "],
     ["a port out of range", { ATELIER_HTTP_PORT: "65536" }, "ATELIER_HTTP_PORT: "],
     ["a number that is none", { ATELIER_WATCHDOG_MS: "soon" }, "ATELIER_WATCHDOG_MS: expected a number"],

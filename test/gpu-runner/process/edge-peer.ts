@@ -1,11 +1,11 @@
 /** The other side of a runner's sockets, for tests: speaks the protocol over real HTTP and WebSockets, and decides as the test says. */
-import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { createHash, generateKeyPairSync, randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { ulid } from "ulid";
 import { type WebSocket, WebSocketServer } from "ws";
-import { PROTOCOL_VERSION } from "../../../shared/engine.ts";
-import { canonicalPictureRequest, hashPictureRequest, type PictureRequest } from "../../../shared/picture.ts";
+import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../../shared/engine.ts";
+import { canonicalPictureRequest, hashPictureRequest, type PictureRequest, plainPicture } from "../../../shared/picture.ts";
 import { type DispatcherMessage, type Lease, type RunnerMessage, runnerMessageSchema, runnerPaths } from "../../../shared/protocol.ts";
 import { type GrantClaims, type PrivateJwk, privateJwkSchema, publicJwk, sign } from "../../../shared/signing.ts";
 
@@ -22,27 +22,34 @@ export function newExecution(): string {
 /** A valid picture request of a model that no runner holds, unless `changes` names one. */
 export function pictureRequest(changes: Partial<PictureRequest> = {}): PictureRequest {
   return {
-    engine_version: 1,
-    task: "text-to-image",
+    ...plainPicture,
+    engine_version: ENGINE_VERSION,
     model: `sha256:${"0".repeat(64)}`,
     prompt: "a red circle",
-    negative_prompt: "",
     width: 128,
     height: 128,
     steps: 4,
     guidance_scale: 5,
-    guidance_rescale: 0,
     seed: 7,
     sampler: "ddim",
-    sampler_options: {},
-    adapters: [],
-    format: "png",
     ...changes,
   };
 }
 
+/** An input file as a grant names it. */
+export function inputOf(content: string, key = `inputs/ten/${sha256(content)}`): GrantedInput {
+  return { sha256: sha256(content), bytes: Buffer.byteLength(content), key, capability: `read.${key}` };
+}
+export type GrantedInput = GrantClaims["executions"][number]["inputs"][number];
+
+export function sha256(content: string): string {
+  return createHash("sha256").update(content).digest("hex");
+}
+
 export interface Granted extends Lease {
   request: PictureRequest;
+  inputs?: GrantClaims["executions"][number]["inputs"];
+  adapters?: GrantClaims["executions"][number]["adapters"];
 }
 
 /** Everything of a grant that a test may want to be wrong. */
@@ -70,6 +77,11 @@ export class EdgePeer {
   readonly key = newKey("grant-test");
   readonly messages: RunnerMessage[] = [];
   readonly uploads: Upload[] = [];
+  /** What a runner may read, by object key, and how often each was asked for. */
+  readonly objects = new Map<string, string>();
+  readonly reads: { path: string; token: string; range: string | undefined }[] = [];
+  /** Answers a read in another way. True where it has. */
+  onRead: (response: ServerResponse, content: string, read: number) => boolean = () => false;
   readonly progress: { path: string; token: string; body: unknown }[] = [];
   /** Status of the upgrade: 101 opens a socket. */
   upgradeStatus = 101;
@@ -153,13 +165,15 @@ export class EdgePeer {
       instance,
       exp: changes.exp ?? Math.floor(Date.now() / 1000) + 60,
       executions: await Promise.all(
-        executions.map(async ({ execution, epoch, request }) => ({
+        executions.map(async ({ execution, epoch, request, inputs = [], adapters = [] }) => ({
           execution,
           epoch: changes.claimedEpoch ?? epoch,
           params_sha256: await hashPictureRequest(changes.claimedParams ?? canonicalPictureRequest(request)),
           attempt_deadline: attemptDeadline,
           request_id: `req_${ulid()}`,
           capabilities: { result: `result.${execution}.${epoch}`, progress: `progress.${execution}.${epoch}` },
+          inputs,
+          adapters,
         })),
       ),
     };
@@ -221,7 +235,9 @@ export class EdgePeer {
     const body = Buffer.concat(await Array.fromAsync(request as AsyncIterable<Buffer>));
     const token = request.headers.authorization?.replace("Bearer ", "") ?? "";
     const path = request.url ?? "";
-    if (request.method === "POST") {
+    if (request.method === "GET") {
+      this.#read(path, token, request.headers.range, response);
+    } else if (request.method === "POST") {
       this.progress.push({ path, token, body: JSON.parse(String(body)) });
       response.writeHead(204).end();
     } else {
@@ -230,6 +246,15 @@ export class EdgePeer {
       response.writeHead(this.uploadStatus()).end();
     }
     this.#wake();
+  }
+
+  #read(path: string, token: string, range: string | undefined, response: ServerResponse): void {
+    const key = path.replace("/runner/v1/objects/", "");
+    const content = this.objects.get(key);
+    this.reads.push({ path, token, range });
+    const from = Number(/^bytes=(\d+)-$/.exec(range ?? "")?.[1] ?? 0);
+    if (content === undefined || token !== `read.${key}`) response.writeHead(404).end();
+    else if (!this.onRead(response, content, this.reads.length)) response.writeHead(from > 0 ? 206 : 200).end(content.slice(from));
   }
 
   #wake(): void {

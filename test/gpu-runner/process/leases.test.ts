@@ -13,6 +13,8 @@ function granted(execution: string, epoch: number): GrantedExecution {
     requestId: "req",
     attemptDeadline: 0,
     capabilities: { result: "r", progress: "p" },
+    inputs: [],
+    adapters: [],
     request: pictureRequest(),
   };
 }
@@ -54,7 +56,7 @@ test("walks from granted to completing, and refuses every other way", () => {
   for (const phase of leasePhases) {
     for (const target of Object.keys(moves) as (keyof typeof moves)[]) {
       const table = new LeaseTable();
-      table.grant(granted(executions[0]!, 1));
+      table.grant(granted(executions[0]!, 1), table.newBatch());
       const lease = table.all()[0]!;
       for (const step of path[phase]) moves[step](table, lease);
       expect(lease.phase).toBe(phase);
@@ -65,21 +67,34 @@ test("walks from granted to completing, and refuses every other way", () => {
   }
 });
 
-test("only one lease is computed at a time, the oldest first", () => {
+const here = { files: {}, adapters: {} };
+
+test("only one batch is computed at a time: the oldest that has all its inputs", () => {
   const table = new LeaseTable();
-  for (const execution of executions) table.grant(granted(execution, 1));
-  const first = table.next()!;
-  expect(first.execution).toBe(executions[0]);
-  table.advance(first, "computing");
-  expect(table.next()).toBeUndefined();
-  expect(() => table.advance({ execution: executions[1]!, epoch: 1 }, "computing")).toThrow("another one is computed");
-  table.advance(first, "uploading");
-  expect(table.next()?.execution).toBe(executions[1]);
+  const [first, second] = [table.newBatch(), table.newBatch()];
+  table.grant(granted(executions[0]!, 1), first);
+  table.grant(granted(executions[1]!, 1), first);
+  table.grant(granted(executions[2]!, 1), second);
+  const ids = executions.map(execution => ({ execution, epoch: 1 }));
+  const next = () => table.next().map(({ execution }) => executions.indexOf(execution));
+  const seen = [next()];
+  for (const id of [ids[0]!, ids[2]!, ids[1]!]) {
+    table.arrived(id, here);
+    seen.push(next());
+  }
+  expect(seen).toEqual([[], [], [2], [0, 1]]);
+  table.advance(ids[0]!, "computing");
+  expect(next()).toEqual([]);
+  expect(() => table.advance(ids[2]!, "computing")).toThrow("another batch is computed");
+  table.advance(ids[1]!, "computing");
+  for (const id of [ids[0]!, ids[1]!]) table.advance(id, "uploading");
+  expect(next()).toEqual([2]);
+  expect(table.arrived({ execution: executions[2]!, epoch: 2 }, here)).toBe(false);
 });
 
 test("whatever comes in whatever order: one lease an execution, no epoch taken twice or backwards, what ends is aborted", () => {
   const step = fc.record({
-    what: fc.constantFrom("grant", "compute", "upload", "complete", "fail", "end"),
+    what: fc.constantFrom("grant", "arrive", "compute", "upload", "complete", "fail", "end"),
     execution: fc.constantFrom(...executions),
     epoch: fc.integer({ min: 1, max: 4 }),
   });
@@ -90,9 +105,10 @@ test("whatever comes in whatever order: one lease an execution, no epoch taken t
       const seen = new Set<HeldLease>();
       for (const { what, execution, epoch } of steps) {
         const lease = table.find({ execution, epoch });
-        if (what === "grant" && table.grant(granted(execution, epoch)) === "new")
+        if (what === "grant" && table.grant(granted(execution, epoch), epoch) === "new")
           taken.set(execution, [...(taken.get(execution) ?? []), epoch]);
-        else if (what === "compute" && lease?.phase === "granted" && table.next()) table.advance(lease, "computing");
+        else if (what === "arrive") expect(table.arrived({ execution, epoch }, here)).toBe(lease !== undefined);
+        else if (what === "compute") for (const each of table.next()) table.advance(each, "computing");
         else if (what === "upload" && lease?.phase === "computing") table.advance(lease, "uploading");
         else if (what === "complete" && lease?.phase === "uploading") table.conclude(complete(lease));
         else if (what === "fail" && lease && lease.phase !== "completing" && lease.phase !== "failing") table.conclude(fail(lease));
@@ -101,7 +117,8 @@ test("whatever comes in whatever order: one lease an execution, no epoch taken t
 
         const held = table.all();
         expect(new Set(held.map(({ execution }) => execution)).size).toBe(held.length);
-        expect(table.inPhase("computing").length).toBeLessThanOrEqual(1);
+        expect(new Set(table.inPhase("computing").map(({ batch }) => batch)).size).toBeLessThanOrEqual(1);
+        expect(table.inPhase("computing").every(({ fetched }) => fetched)).toBe(true);
         for (const one of seen) expect(one.ended.aborted).toBe(!held.includes(one));
         for (const one of held) expect(one.verdict !== undefined).toBe(one.phase === "completing" || one.phase === "failing");
         for (const epochs of taken.values()) expect(epochs).toEqual([...new Set(epochs)].sort((a, b) => a - b));

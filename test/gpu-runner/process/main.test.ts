@@ -9,6 +9,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { PROTOCOL_VERSION } from "../../../shared/engine.ts";
 import { EdgePeer, newExecution, pictureRequest, TOKEN } from "./edge-peer.ts";
 
 const main = fileURLToPath(new URL("../../../gpu-runner/main.ts", import.meta.url));
@@ -149,7 +150,7 @@ test("cancel stops the real model between steps", async () => {
   const task = work(models[0]!, long);
   await peer.grant([task]);
   await peer.until(() => peer.progress.length > 1, "progress", 30_000);
-  peer.send({ v: 1, type: "cancel", leases: [{ execution: task.execution, epoch: 1 }] });
+  peer.send({ v: PROTOCOL_VERSION, type: "cancel", leases: [{ execution: task.execution, epoch: 1 }] });
   await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a free runner");
   expect(peer.uploads).toEqual([]);
 });

@@ -18,6 +18,8 @@ function newThread(options: Partial<ModelThreadOptions> = {}) {
   const thread = new ModelThread({
     script: scriptedWorker,
     models: ["/models/scripted"],
+    registered: [],
+    memoryBudget: 1e9,
     provider: "cpu",
     cacheDir: tmpdir(),
     log: silent,
@@ -32,10 +34,29 @@ function newThread(options: Partial<ModelThreadOptions> = {}) {
   return { thread, events };
 }
 
+const inputs = { files: {}, adapters: {} };
+
 function run(thread: ModelThread, prompt: string, { steps = 3, deadlineMs = 60_000 } = {}) {
-  const reports: number[] = [];
-  const request = pictureRequest({ prompt, steps });
-  return { reports, done: thread.compute({ request, deadline: Date.now() + deadlineMs, onProgress: ({ step }) => reports.push(step) }) };
+  const [first] = runAll(thread, [prompt], { steps, deadlineMs });
+  return first!;
+}
+
+function runAll(thread: ModelThread, prompts: string[], { steps = 3, deadlineMs = 60_000 } = {}) {
+  const items = prompts.map(prompt => {
+    const reports: number[] = [];
+    return {
+      reports,
+      request: pictureRequest({ prompt, steps }),
+      inputs,
+      onProgress: ({ step }: { step: number }) => void reports.push(step),
+    };
+  });
+  const pictures = thread.compute(items, Date.now() + deadlineMs);
+  return items.map(({ reports }, item) => ({ reports, done: pictures[item]! }));
+}
+
+function idle(thread: ModelThread): Promise<unknown> {
+  return expect.poll(() => thread.state, { timeout: 15_000 }).toBe("idle");
 }
 
 test("computes, reports each step and counts them", async () => {
@@ -45,7 +66,8 @@ test("computes, reports each step and counts them", async () => {
   expect(thread.state).toBe("computing");
   await expect(run(thread, "steps 1").done).rejects.toThrow("not idle");
   expect((await done).mediaType).toBe("image/png");
-  expect([reports, thread.counter, thread.state]).toEqual([[1, 2, 3], 3, "idle"]);
+  await idle(thread);
+  expect([reports, thread.counter]).toEqual([[1, 2, 3], 3]);
 });
 
 test("cancel stops between steps and leaves the thread in use", async () => {
@@ -55,6 +77,7 @@ test("cancel stops between steps and leaves the thread in use", async () => {
   setTimeout(() => thread.cancel(), 100);
   await expect(done).rejects.toThrow(ComputeCanceled);
   expect(reports.length).toBeLessThan(20);
+  await idle(thread);
   await run(thread, "steps 1").done;
   expect(thread.counter).toBe(reports.length + 3);
 });
@@ -109,7 +132,7 @@ test("a reported failure keeps its code and leaves the thread in use", async () 
   const { thread } = newThread();
   await thread.start();
   await expect(run(thread, "fail").done).rejects.toMatchObject({ code: "runner_failed", message: "failed as told", retryable: false });
-  expect(thread.state).toBe("idle");
+  await idle(thread);
 });
 
 test("a model that can't be read fails the start with its sentence", async () => {
@@ -144,6 +167,44 @@ test("stop ends a running computation", async () => {
   expect(thread.state).toBe("ended");
 });
 
+test("a batch: each item has its own end, a bad one fails alone, a canceled one is dropped", async () => {
+  const { thread } = newThread();
+  await thread.start();
+  const items = runAll(thread, ["steps 5", "fail", "steps 30", "steps 5"], { steps: 10 });
+  const ends = Promise.allSettled(items.map(({ done }) => done));
+  thread.cancel(2);
+  const [first, bad, canceled, last] = await ends;
+  expect([first?.status, last?.status]).toEqual(["fulfilled", "fulfilled"]);
+  expect(bad).toMatchObject({ reason: { message: "failed as told" } });
+  expect(canceled).toMatchObject({ reason: expect.any(ComputeCanceled) });
+  expect(items.map(({ reports }) => reports.length)).toEqual([10, 0, 0, 10]);
+  await idle(thread);
+  await run(thread, "steps 1").done;
+  expect(thread.resident).toEqual([pictureRequest().model]);
+});
+
+test("a batch whose thread is lost: what has ended stays, the rest fails as retryable", async () => {
+  const { thread } = newThread();
+  await thread.start();
+  const ends = await Promise.allSettled(runAll(thread, ["steps 1", "crash", "steps 1"]).map(({ done }) => done));
+  expect(ends.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "rejected"]);
+  expect(ends[2]).toMatchObject({ reason: { code: "runner_failed", retryable: true } });
+});
+
+test("loading a model is no hang, and counts as a sign of life", async () => {
+  const { thread } = newThread({ watchdogMs: 400 });
+  await thread.start();
+  const { done } = run(thread, "load 1500");
+  await done;
+  expect(thread.counter).toBeGreaterThan(3 + 3);
+});
+
+test("loading that takes longer than it may is a hang", async () => {
+  const { thread } = newThread({ watchdogMs: 400, loadMs: 800 });
+  await thread.start();
+  await expect(run(thread, "load 20000").done).rejects.toMatchObject({ message: expect.stringContaining("hung") });
+});
+
 test("the real model: stopped in the middle of a picture without harm, and loaded again in the same process", async () => {
   const folder = fileURLToPath(new URL("../../goldens/base/models/sd15", import.meta.url));
   const cacheDir = mkdtempSync(join(tmpdir(), "atelier-"));
@@ -156,11 +217,12 @@ test("the real model: stopped in the middle of a picture without harm, and loade
   };
   const draw = (thread: ModelThread, steps: number) => {
     const request = pictureRequest({ model: thread.models[0]!.hash, width: 128, height: 128, steps });
-    return thread.compute({ request, deadline: Date.now() + 60_000, onProgress: () => {} });
+    return thread.compute([{ request, inputs, onProgress: () => {} }], Date.now() + 60_000)[0]!;
   };
   const { thread: first } = newThread(real);
   await first.start();
   const picture = await draw(first, 2);
+  await idle(first);
   const stopped = expect(draw(first, 400)).rejects.toThrow(ComputeCanceled);
   await expect.poll(() => first.counter, { timeout: 15_000 }).toBeGreaterThan(10);
   expect(await first.stop()).toBe(true);

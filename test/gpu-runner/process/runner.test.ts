@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { ulid } from "ulid";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../../shared/engine.ts";
 import { canonicalPictureRequest } from "../../../shared/picture.ts";
 import { EdgePeer, type GrantChanges, newExecution, newKey, pictureRequest } from "./edge-peer.ts";
 import { runnerFor } from "./harness.ts";
@@ -103,7 +104,10 @@ describe("a grant is refused before anything is computed", () => {
     other_params: () => ({ sentParams: canonicalPictureRequest(pictureRequest({ prompt: "steps 1 more" })) }),
     attempt_over: () => ({ attemptDeadline: Date.now() - 1 }),
     params_malformed: () => {
-      const params = canonicalPictureRequest(pictureRequest()).replace('"engine_version":1', '"engine_version":2');
+      const params = canonicalPictureRequest(pictureRequest()).replace(
+        `"engine_version":${ENGINE_VERSION}`,
+        `"engine_version":${ENGINE_VERSION + 1}`,
+      );
       return { sentParams: params, claimedParams: params };
     },
   };
@@ -122,7 +126,7 @@ describe("a grant is refused before anything is computed", () => {
 
   test("a message that can't be read is dropped, and the next grant works", async () => {
     const { metrics } = await start();
-    peer.sendText('{"v":2,"type":"lease"}');
+    peer.sendText(`{"v":${PROTOCOL_VERSION + 1},"type":"lease"}`);
     peer.sendText("not json");
     await peer.grant([job("steps 1")]);
     await peer.until(() => peer.of("complete")[0], "complete");
@@ -201,7 +205,7 @@ describe("the end of a lease", () => {
     const work = job("steps 50", 100);
     await peer.grant([work]);
     await peer.until(() => peer.progress.length > 1, "progress");
-    peer.send({ v: 1, type: "cancel", leases: [{ execution: work.execution, epoch: 1 }] });
+    peer.send({ v: PROTOCOL_VERSION, type: "cancel", leases: [{ execution: work.execution, epoch: 1 }] });
     await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a free runner");
     expect(peer.uploads).toEqual([]);
     const next = job("steps 1");
@@ -224,7 +228,7 @@ describe("the end of a lease", () => {
     const work = job("steps 1");
     await peer.grant([work]);
     await peer.until(() => peer.of("complete")[0], "complete");
-    peer.send({ v: 1, type: "refused", execution: work.execution, epoch: 1, reason: "stale_epoch" });
+    peer.send({ v: PROTOCOL_VERSION, type: "refused", execution: work.execution, epoch: 1, reason: "stale_epoch" });
     await expect.poll(() => outcomes(metrics), { timeout: 15_000 }).toEqual({ refused: 1 });
   });
 
@@ -269,7 +273,7 @@ describe("draining", () => {
   test("finishes what runs, hands back what waits, takes nothing new", async () => {
     const { runner } = await start();
     const works = [job("steps 50", 6), job("steps 50", 6)];
-    await peer.grant(works);
+    for (const work of works) await peer.grant([work]);
     await peer.until(() => peer.progress.length > 0, "progress");
     const drained = runner.drain(10_000);
     const release = await peer.until(() => peer.of("release")[0], "release");

@@ -34,14 +34,17 @@ async function serving(statuses: number[], delayMs = 0) {
 function lease(deadlineMs = 10_000): { table: LeaseTable; held: HeldLease } {
   const table = new LeaseTable();
   const attemptDeadline = Date.now() + deadlineMs;
-  table.grant({
+  const granted = {
     execution: newExecution(),
     epoch: 3,
     requestId: "req_1",
     attemptDeadline,
     capabilities: { result: "r", progress: "p" },
+    inputs: [],
+    adapters: [],
     request: pictureRequest(),
-  });
+  };
+  table.grant(granted, table.newBatch());
   return { table, held: table.all()[0]! };
 }
 
