@@ -7,6 +7,7 @@ import { newRequestId } from "./ids.ts";
 import { log } from "./log.ts";
 import { describeApi } from "./openapi-document.ts";
 import { referencePage } from "./reference-page.ts";
+import { adapterFileRoutes, adapterRoutes } from "./routes/adapters.ts";
 import { adminRoutes } from "./routes/admin.ts";
 import { eventsRoutes } from "./routes/events.ts";
 import { generationRoutes } from "./routes/generations.ts";
@@ -15,6 +16,7 @@ import { modelRoutes } from "./routes/models.ts";
 import { pageRoutes } from "./routes/pages.ts";
 import { pictureRoutes } from "./routes/pictures.ts";
 import { runnerRoutes } from "./routes/runner.ts";
+import { uploadFileRoutes, uploadRoutes } from "./routes/uploads.ts";
 import { securityHeaders } from "./security-headers.ts";
 
 /** The Worker's HTTP side. The order of the lines counts: what stands behind `authenticate` is reached only with a key. */
@@ -41,18 +43,22 @@ app.use(
   cors({
     // Keys travel in a header, never in a cookie, so any origin may ask.
     origin: "*",
-    allowMethods: ["GET", "HEAD", "POST", "DELETE"],
+    allowMethods: ["GET", "HEAD", "POST", "PUT", "DELETE"],
     allowHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id", "Range", "If-None-Match", "Last-Event-ID"],
     exposeHeaders: ["Location", "Retry-After", "X-Request-Id", "Idempotent-Replayed", "Preference-Applied", "ETag", "Content-Range"],
     maxAge: 86400,
   }),
 );
 app.route("/", pictureRoutes);
+app.route("/", uploadFileRoutes);
+app.route("/", adapterFileRoutes);
 app.use("/v1/*", authenticate, limitBody);
 app.route("/", generationRoutes);
 app.route("/", jobRoutes);
 app.route("/", eventsRoutes);
 app.route("/", modelRoutes);
+app.route("/", uploadRoutes);
+app.route("/", adapterRoutes);
 
 app.use("/admin/v1/*", securityHeaders, authenticateAdmin, limitBody);
 app.route("/", adminRoutes);

@@ -8,8 +8,8 @@ import { newId } from "./ids.ts";
 import { apiKeys, runnerTokens, tenants } from "./schema.ts";
 import { checksumBase62, equalSecrets, newPepperedHash, pepperedHash, randomBase62 } from "./secrets.ts";
 
-/** What a key may do: `read` covers GET and HEAD, `write` every other method. */
-export const scopes = ["read", "write"] as const;
+/** What a key may do: `read` covers GET and HEAD, `write` every other method, `publish` making adapters public besides. */
+export const scopes = ["read", "write", "publish"] as const;
 export type Scope = (typeof scopes)[number];
 
 /** Who a request comes from. */

@@ -34,7 +34,7 @@ export async function answerOnce<Body>(
   if (key === undefined) return answer(ulid());
   if (!keyPattern.test(key)) throw new AtelierError("idempotency_key_malformed", "Expected 1 to 255 visible ASCII characters.");
   const db = database(context.env);
-  const request = { path: context.req.path, body_sha256: await sha256Hex(await context.req.text()) };
+  const request = { path: context.req.path, body_sha256: await sha256Hex(new Uint8Array(await context.req.arrayBuffer())) };
   const claimed = await claim(db, { tenant_id: context.get("principal").tenant, key, ...request });
   if (claimed.answered) {
     const { headers, body } = storedSchema.parse(JSON.parse(claimed.row.response ?? ""));

@@ -26,6 +26,9 @@ export function idParam(kind: IdKind) {
   return z.object({ id: idSchema(kind) });
 }
 
+/** What a signed URL has in its query. */
+export const signedQuery = z.strictObject({ expires: z.coerce.number().int().positive().optional(), signature: z.string().optional() });
+
 export const idempotencyHeader = z.object({
   "idempotency-key": z.string().optional().describe("repeats with the same key and body get the first answer, for 24 hours"),
 });

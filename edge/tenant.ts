@@ -1,4 +1,4 @@
-import { and, desc, eq, inArray, lt, or, type SQL, sql } from "drizzle-orm";
+import { and, desc, eq, inArray, lt, ne, or, type SQL, sql } from "drizzle-orm";
 import type { ResolvedRequest } from "../shared/generation.ts";
 import type { Database } from "./database.ts";
 import type { PlannedPicture } from "./generation.ts";
@@ -158,8 +158,8 @@ export function tenantStore(db: Database, tenant: string) {
     },
 
     /**
-     * The adapter of this name and content: a new version, or the one that there is. One that was refused is uploaded anew, since its files are gone.
-     * The tenant's adapters are counted in the same statement. Resolves to undefined where there are `most` of them already.
+     * The adapter of this name and content: a new version, or the one that there is, with visibility and token as they are stated now. One that was
+     * refused is uploaded anew, since its files are gone. The tenant's adapters are counted in the same statement. Resolves to undefined where there are `most` of them already.
      */
     async openAdapter(
       adapter: Pick<AdapterRow, "id" | "name" | "hash" | "visibility" | "stated_kind" | "token" | "created_at">,
@@ -171,6 +171,10 @@ export function tenantStore(db: Database, tenant: string) {
       const version = sql`(select coalesce(max(a.version), 0) + 1 from ${adapters} a where a.tenant_id = ${tenant} and a.name = ${name})`;
       const room = sql`(select count(*) from ${adapters} a where a.tenant_id = ${tenant}) < ${most}`;
       await db.batch([
+        db
+          .update(adapters)
+          .set({ visibility, token: sql`coalesce(${token}, ${adapters.token})` })
+          .where(and(same, ne(adapters.status, "refused"))),
         db
           .update(adapters)
           .set({ status: "uploading", reasons: null, stated_kind, token, visibility, created_at })
@@ -190,16 +194,29 @@ export function tenantStore(db: Database, tenant: string) {
     },
 
     /** Says what an adapter that was being uploaded turned out to be. One that is settled stays as it is. */
-    async settleAdapter(
-      id: string,
-      outcome: Pick<AdapterRow, "status" | "manifest" | "reasons" | "token">,
-    ): Promise<StoredAdapter | undefined> {
+    async settleAdapter(id: string, outcome: Pick<AdapterRow, "status" | "manifest" | "reasons">): Promise<StoredAdapter | undefined> {
       const own = and(eq(adapters.tenant_id, tenant), eq(adapters.id, id));
       await db
         .update(adapters)
         .set(outcome)
         .where(and(own, eq(adapters.status, "uploading")));
       return (await withAdapterFiles(await db.select().from(adapters).where(own)))[0];
+    },
+
+    /** R2 keys of the files of a refused adapter that no other adapter of the tenant has. */
+    async unusedAdapterFiles(id: string): Promise<string[]> {
+      const rows = await db
+        .select({ sha256: adapterFiles.sha256 })
+        .from(adapterFiles)
+        .where(
+          and(
+            eq(adapterFiles.tenant_id, tenant),
+            eq(adapterFiles.adapter_id, id),
+            sql`not exists (select 1 from ${adapterFiles} other join ${adapters} a on a.id = other.adapter_id
+              where other.tenant_id = ${tenant} and other.sha256 = ${adapterFiles.sha256} and a.status <> 'refused')`,
+          ),
+        );
+      return rows.map(({ sha256 }) => adapterKey(tenant, sha256));
     },
 
     /**

@@ -17,6 +17,7 @@ export const errorTable = {
   payload_too_large: { status: 413, title: "The body is too large." },
   range_not_satisfiable: { status: 416, title: "The range cannot be satisfied." },
   hash_mismatch: { status: 422, title: "The content does not have the hash that was announced." },
+  adapter_refused: { status: 422, title: "The files are no adapter that can be used." },
   idempotency_mismatch: { status: 422, title: "This Idempotency-Key was used with another body." },
   rate_limited: { status: 429, title: "Too many requests." },
   internal: { status: 500, title: "Something failed on our side." },

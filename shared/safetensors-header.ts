@@ -77,7 +77,7 @@ function parseJsonHeader(raw: Uint8Array): { tensors: [string, unknown][]; metad
   let text: string;
   let json: unknown;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(raw);
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(raw);
     json = JSON.parse(text);
   } catch (error) {
     throw new FileError("header", "JSON in UTF-8", error instanceof Error ? error.message : String(error));

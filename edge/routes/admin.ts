@@ -44,10 +44,7 @@ const createKey = createRoute({
       z.strictObject({
         tenant: label,
         name: label,
-        scopes: z
-          .array(z.enum(scopes))
-          .min(1)
-          .default([...scopes]),
+        scopes: z.array(z.enum(scopes)).min(1).default(["read", "write"]),
       }),
     ),
   },

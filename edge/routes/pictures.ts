@@ -1,11 +1,11 @@
-import { createRoute, z } from "@hono/zod-openapi";
+import { createRoute } from "@hono/zod-openapi";
 import { AtelierError } from "../../shared/errors.ts";
 import { type ByteRange, fileEnding, isValidPictureUrl, matchesEtag, parseRange } from "../artifacts.ts";
 import { authenticateContext } from "../auth.ts";
 import { database } from "../database.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { log } from "../log.ts";
-import { idParam, problems, secured } from "../openapi.ts";
+import { idParam, problems, secured, signedQuery } from "../openapi.ts";
 import { type PictureRow, signedPicture, tenantStore } from "../tenant.ts";
 
 /** Mounted before the API's authentication: a signed URL stands in for the key. */
@@ -20,7 +20,7 @@ const getPicture = createRoute({
   security: [...secured, {}],
   request: {
     params: idParam("picture"),
-    query: z.strictObject({ expires: z.coerce.number().int().positive().optional(), signature: z.string().optional() }),
+    query: signedQuery,
   },
   responses: {
     200: { description: "The file", ...file },

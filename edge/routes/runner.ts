@@ -33,6 +33,26 @@ runnerRoutes.put("/runner/v1/objects/:key{.+}", async context => {
   return context.body(null, 201);
 });
 
+runnerRoutes.get("/runner/v1/objects/:key{.+}", async context => {
+  const key = context.req.param("key");
+  const { max_bytes, execution } = await authorizeCapability(context, "GET", key);
+  const object = await context.env.BUCKET.get(key);
+  if (!object) {
+    log("warn", "an input's object is gone", { request_id: context.get("requestId"), execution });
+    throw new AtelierError("not_found", "The file was deleted.");
+  }
+  if (object.size > max_bytes) {
+    await object.body.cancel();
+    throw new AtelierError("conflict", `Expected at most ${max_bytes} bytes, got ${object.size}.`);
+  }
+  return context.body(object.body, 200, {
+    "content-type": "application/octet-stream",
+    "content-length": String(object.size),
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+  });
+});
+
 runnerRoutes.post("/runner/v1/executions/:execution/progress", async context => {
   const execution = context.req.param("execution");
   const { max_bytes } = await authorizeCapability(context, "POST", progressKey(execution));

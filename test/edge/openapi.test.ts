@@ -25,7 +25,10 @@ it("describes every route with its summary, security and schemas", async () => {
       .filter(route => route.includes("/v1/") && !route.includes("/admin/"))
       .sort(),
   ).toEqual([
+    "delete /v1/adapters/{id}",
     "delete /v1/generations/{id}",
+    "get /v1/adapters",
+    "get /v1/adapters/{id}",
     "get /v1/generations",
     "get /v1/generations/{id}",
     "get /v1/jobs/{id}",
@@ -33,8 +36,14 @@ it("describes every route with its summary, security and schemas", async () => {
     "get /v1/models",
     "get /v1/models/{name}",
     "get /v1/pictures/{id}",
+    "get /v1/uploads/{id}",
+    "post /v1/adapters",
+    "post /v1/adapters/{id}/complete",
     "post /v1/generations",
     "post /v1/jobs/{id}/cancel",
+    "post /v1/uploads",
+    "put /v1/adapters/{id}/files/{path}",
+    "put /v1/uploads/{id}",
   ]);
   for (const operation of Object.values(document.paths).flatMap(methods => Object.values(methods))) {
     expect(operation.security.length).toBeGreaterThan(0);

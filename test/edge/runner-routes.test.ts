@@ -12,7 +12,7 @@ import { accept, enqueue, lease, lose } from "../../edge/dispatcher/store.ts";
 import { timesOf } from "../../edge/dispatcher/times.ts";
 import { settings } from "../../edge/env.ts";
 import { sha256Hex } from "../../shared/canonical.ts";
-import { ENGINE_VERSION } from "../../shared/engine.ts";
+import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { runnerPaths, stagingKey } from "../../shared/protocol.ts";
 import { type Claims, privateJwkSchema, sign } from "../../shared/signing.ts";
 import { insertJob } from "./events/rows.ts";
@@ -45,9 +45,18 @@ async function holdLease() {
       model_hash: model,
       engine_version: ENGINE_VERSION,
       request_id: `req_${ulid()}`,
+      batch_key: "3".repeat(64),
+      adapters: [],
     });
-    greet(sql, { instance, engine_version: ENGINE_VERSION, provider: "cpu", models: [model], leases: [] }, `rnr_${ulid()}`, now, times);
-    const { epoch } = lease(sql, execution, instance, now, times);
+    greet(
+      sql,
+      { instance, engine_version: ENGINE_VERSION, provider: "cpu", models: [model], max_batch: 1, leases: [] },
+      `rnr_${ulid()}`,
+      now,
+      times,
+    );
+    const [granted] = lease(sql, { executions: [execution], instance, overtaken: null }, now, times);
+    const { epoch } = granted!;
     accept(sql, { execution, epoch }, instance, now);
     return epoch;
   });
@@ -279,6 +288,37 @@ describe("PUT /runner/v1/objects/{key}", () => {
   });
 });
 
+describe("GET /runner/v1/objects/{key}", () => {
+  const input = `inputs/ten_${ulid()}/${"5".repeat(64)}`;
+  const reading = (held: Held, other: Partial<Claims<"capability">> = {}) =>
+    capability(held, { method: "GET", key: input, max_bytes: 1000, ...other });
+  const get = (key: string, token: string) => app.request(runnerPaths.object(key), { headers: { authorization: `Bearer ${token}` } }, env);
+
+  it("streams exactly the object that the capability names, and lets nobody keep it", async () => {
+    await env.BUCKET.put(input, file(1000));
+    const answer = await get(input, await reading(await holdLease()));
+    expect([answer.status, answer.headers.get("content-length"), answer.headers.get("cache-control")]).toEqual([200, "1000", "no-store"]);
+    expect(new Uint8Array(await answer.arrayBuffer())).toEqual(file(1000));
+  });
+
+  it("refuses another key, another method, another size, an ended lease, and what is gone", async () => {
+    await env.BUCKET.put(input, file(1000));
+    const held = await holdLease();
+    const other = `inputs/ten_${ulid()}/${"6".repeat(64)}`;
+    await env.BUCKET.put(other, file(10));
+    await expectProblem(await get(other, await reading(held)), 403, "forbidden");
+    await expectProblem(await get(input, await capability(held, { key: input })), 403, "forbidden");
+    expect((await securityEvents()).map(({ kind }) => kind)).toEqual(["capability_misused", "capability_misused"]);
+    await expectProblem(await get(input, await reading(held, { max_bytes: 999 })), 409, "conflict");
+    await expectProblem(await get(input, await reading(held, { exp: 1 })), 401, "unauthorized");
+    await env.BUCKET.delete(input);
+    await expectProblem(await get(input, await reading(held)), 404, "not_found");
+    await env.BUCKET.put(input, file(1000));
+    await endLease(held);
+    await expectProblem(await get(input, await reading(held)), 409, "stale_epoch");
+  });
+});
+
 describe("POST /runner/v1/executions/{id}/progress", () => {
   async function waitingJob(execution: string, index: number, state = "pending") {
     const { job, tenant } = await insertJob();
@@ -357,7 +397,16 @@ describe("GET /runner/v1/socket", () => {
       env,
     );
   const hello = (instance: string) =>
-    JSON.stringify({ v: 1, type: "hello", instance, engine_version: ENGINE_VERSION, provider: "cpu", models: [], leases: [] });
+    JSON.stringify({
+      v: PROTOCOL_VERSION,
+      type: "hello",
+      instance,
+      engine_version: ENGINE_VERSION,
+      provider: "cpu",
+      models: [],
+      max_batch: 1,
+      leases: [],
+    });
 
   it("hands a runner with a valid token to its pool's dispatcher, under the token's own id", async () => {
     const pool = `p${ulid().toLowerCase()}`;
@@ -369,7 +418,7 @@ describe("GET /runner/v1/socket", () => {
     socket.accept();
     const instance = `ins_${ulid()}`;
     socket.send(hello(instance));
-    expect(JSON.parse(await answer)).toMatchObject({ v: 1, type: "welcome", leases: [] });
+    expect(JSON.parse(await answer)).toMatchObject({ v: PROTOCOL_VERSION, type: "welcome", leases: [] });
     const { runners } = await env.DISPATCHER.getByName(pool).sweep({ v: 1 });
     expect(runners).toMatchObject([{ instance, token: id }]);
     socket.close();

@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { app } from "../../../edge/app.ts";
+import { loraFile, uploadAdapter, uploadPicture } from "../files.ts";
 import { call, callAdmin, compute, generateMiss, newKey, readGeneration, registerModel } from "../support.ts";
 
 /** Every route of the API, from the app's own table, with ids of a generation that another tenant has made. */
@@ -14,7 +15,7 @@ const routes = app.openAPIRegistry.definitions.flatMap(definition =>
 const clientRoutes = routes.filter(({ path }) => path.startsWith("/v1/"));
 const adminRoutes = routes.filter(({ path }) => path.startsWith("/admin/"));
 
-let ids: { generation: string; job: string; picture: string };
+let ids: Record<"generations" | "jobs" | "pictures" | "uploads" | "adapters", string>;
 let writer: string;
 let reader: string;
 
@@ -24,14 +25,23 @@ beforeAll(async () => {
   const job = await generateMiss(owner.key, { seed: 1 });
   await compute(job.id);
   const generation = await readGeneration(owner.key, job.id);
-  ids = { generation: generation.id, job: job.id, picture: generation.pictures[0]!.id! };
+  const upload = await uploadPicture(owner.key);
+  const adapter = await uploadAdapter(owner.key, "style", loraFile());
+  ids = {
+    generations: generation.id,
+    jobs: job.id,
+    pictures: generation.pictures[0]!.id!,
+    uploads: upload.id,
+    adapters: adapter.id,
+  };
   writer = (await newKey()).key;
   reader = (await newKey(["read"])).key;
 });
 
 function request({ method, path }: Route, key: string | undefined) {
-  const id = path.startsWith("/v1/jobs") ? ids.job : path.startsWith("/v1/pictures") ? ids.picture : ids.generation;
-  const filled = path.replace("{id}", id).replace("{name}", "pocket").replace("{pool}", "default");
+  const [, , resource] = path.split("/");
+  const id = Object.entries(ids).find(([name]) => name === resource)?.[1] ?? ids.generations;
+  const filled = path.replace("{id}", id).replace("{name}", "pocket").replace("{pool}", "default").replace("{path}", "style.safetensors");
   return call(filled, {
     method,
     ...(key !== undefined && { key }),
@@ -40,7 +50,7 @@ function request({ method, path }: Route, key: string | undefined) {
 }
 
 it("knows the routes", () => {
-  expect(clientRoutes.length).toBeGreaterThanOrEqual(10);
+  expect(clientRoutes.length).toBeGreaterThanOrEqual(19);
   expect(adminRoutes.length).toBeGreaterThanOrEqual(12);
 });
 
@@ -81,7 +91,7 @@ describe.each(clientRoutes)("$method $path", route => {
 
 it("another tenant's generation is still there after all of this, and in no other list", async () => {
   expect(await (await call("/v1/generations", { key: writer })).json()).not.toMatchObject({
-    data: expect.arrayContaining([expect.objectContaining({ id: ids.generation })]),
+    data: expect.arrayContaining([expect.objectContaining({ id: ids.generations })]),
   });
 });
 
@@ -96,7 +106,7 @@ it("knows no other paths, and names the methods of those that it knows", async (
   expect((await call("/nothing")).status).toBe(404);
   const wrong = await call("/v1/generations", { method: "PUT", key: writer, json: {} });
   expect([wrong.status, wrong.headers.get("allow")]).toEqual([405, "POST, GET"]);
-  const getting = await call(`/v1/jobs/${ids.job}/cancel`, { key: writer });
+  const getting = await call(`/v1/jobs/${ids.jobs}/cancel`, { key: writer });
   expect([getting.status, getting.headers.get("allow")]).toEqual([405, "POST"]);
 });
 
