@@ -40,6 +40,9 @@ export async function manifestOf(path: string, choice: { name?: string; pool?: s
   const source = openModel(path);
   const checked = checkModel(source);
   requireSound(checked);
+  const { unet, vae } = source;
+  if (unet.outChannels !== vae.latentChannels)
+    throw new ModelError(source.path, "out_channels", `${vae.latentChannels}, the autoencoder's`, String(unet.outChannels));
   const { description: model, parameters } = await inspectChecked(source, checked);
   const recommended = recommendationOf(resolve(path));
   return modelManifestSchema.parse({

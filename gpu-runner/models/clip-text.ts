@@ -5,7 +5,7 @@ import * as ops from "../graph/ops.ts";
 import type { TextEncoderConfig } from "../weights/configs.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
-import { layerNorm, linear, linearWithoutBias, Place } from "./layers.ts";
+import { type LowRankLayers, layerNorm, linear, linearWithoutBias, Place } from "./layers.ts";
 
 /**
  * Input: `embeddings` [B, L, C], token plus position rows: they are gathered outside, so each item may have vectors of its
@@ -13,9 +13,9 @@ import { layerNorm, linear, linearWithoutBias, Place } from "./layers.ts";
  * many, and `normed.<skip>`, the same after the final norm; where the encoder has a text projection also `projected`
  * [B, L, P], `normed.0` through it.
  */
-export function buildTextEncoder(config: TextEncoderConfig, weights: WeightSource): Graph {
+export function buildTextEncoder(config: TextEncoderConfig, weights: WeightSource, lowRank: LowRankLayers | null = null): Graph {
   const graph = new Graph("text-encoder");
-  const place = new Place(graph, weights);
+  const place = new Place(graph, weights, lowRank);
   const states = [graph.input("embeddings", [symbol("B"), symbol("L"), config.width])];
   for (let i = 0; i < config.layers; i++) states.push(encoderLayer(place.at(`encoder.layers.${i}`), states[i]!, config));
   const norm = place.at("final_layer_norm");
@@ -49,7 +49,10 @@ function attend(place: Place, x: Value, { width, heads }: TextEncoderConfig): Va
 }
 
 /** The position whose final state stands for the whole text: the first end-of-text token. */
-export function poolingPosition(ids: readonly number[], { eosTokenId, vocabularySize }: TextEncoderConfig): number {
+export function poolingPosition(
+  ids: readonly number[],
+  { eosTokenId, vocabularySize }: Pick<TextEncoderConfig, "eosTokenId" | "vocabularySize">,
+): number {
   if (eosTokenId !== 2) return Math.max(0, ids.indexOf(eosTokenId));
   // Configs of the first releases say 2, which is not the id in their vocabulary: the largest is taken to be it. Ids beyond the
   // vocabulary, which textual inversions add, are none of it.

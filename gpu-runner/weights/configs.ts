@@ -223,7 +223,12 @@ function addedConditions(file: string, config: z.output<typeof unetSchema>): Non
   return { timeWidth: sizes[0]!, width: sizes[1]! };
 }
 
-/** The content of `vae/config.json`; `file` is for messages. Throws ModelError. */
+/** Reads `vae/config.json`. Throws ModelError. */
+export function readVaeConfig(file: string): VaeConfig {
+  return checkVaeConfig(file, readJson(file));
+}
+
+/** The same of what was read already; `file` is for messages. Throws ModelError. */
 export function checkVaeConfig(file: string, json: unknown): VaeConfig {
   const config = checkConfig(file, json, vaeSchema);
   for (const key of ["down_block_types", "up_block_types"] as const) {
@@ -247,8 +252,18 @@ export function checkVaeConfig(file: string, json: unknown): VaeConfig {
   };
 }
 
-/** The content of `text_encoder/config.json`; whether a projection is used is the model's business. Throws ModelError. */
-export function checkTextEncoderConfig(file: string, json: unknown, { projects }: { projects: boolean }): TextEncoderConfig {
+/** Whether a text encoder is used with its projection, which is its place's business. */
+interface TextEncoderUse {
+  projects: boolean;
+}
+
+/** Reads `text_encoder/config.json`. Throws ModelError. */
+export function readTextEncoderConfig(file: string, use: TextEncoderUse = { projects: false }): TextEncoderConfig {
+  return checkTextEncoderConfig(file, readJson(file), use);
+}
+
+/** The same of what was read already; `file` is for messages. Throws ModelError. */
+export function checkTextEncoderConfig(file: string, json: unknown, { projects }: TextEncoderUse): TextEncoderConfig {
   const config = checkConfig(file, json, textEncoderSchema);
   requireDivides(file, "num_attention_heads", config.num_attention_heads, config.hidden_size);
   return {

@@ -90,8 +90,8 @@ export function describeSource(source: ModelSource, hash: string): ModelDescript
 }
 
 /** What a UNet can do by its input channels: latents; latents and a picture's; latents, a mask and a masked picture's. */
-function tasksOf({ path, family, unet, vae }: ModelSource): ModelDescription["tasks"] {
-  const latents = vae.latentChannels;
+function tasksOf({ path, family, unet }: ModelSource): ModelDescription["tasks"] {
+  const latents = unet.outChannels;
   switch (unet.inChannels) {
     case latents:
       // A refiner is trained on the last steps only: it has nothing to begin with.

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import { z } from "zod";
-import { checkTextEncoderConfig, checkUnetConfig, checkVaeConfig, parseConfig, readJson } from "./configs.ts";
+import { parseConfig, readTextEncoderConfig, readUnetConfig, readVaeConfig } from "./configs.ts";
 import { type KeyLayout, textEncoderKeys, unetKeys, vaeKeys } from "./key-layouts.ts";
 import { ModelError } from "./model-error.ts";
 import { familyOf, type ModelSource, requireTextWidth, type TextEncoderPart, type TokenizerSource } from "./model-source.ts";
@@ -56,13 +56,11 @@ export function openDiffusersFolder(path: string): ModelSource {
   const slots = textEncoderSlots.filter(({ folder }) => index[folder]?.[1]);
   requireClasses(indexFile, index, slots);
   const unetFile = join(path, "unet/config.json");
-  const unet = checkUnetConfig(unetFile, readJson(unetFile));
+  const unet = readUnetConfig(unetFile);
   const textEncoders = slots.map(({ component, folder, projects }): TextEncoderPart => {
-    const file = join(path, folder, "config.json");
-    return { component, config: checkTextEncoderConfig(file, readJson(file), { projects }) };
+    return { component, config: readTextEncoderConfig(join(path, folder, "config.json"), { projects }) };
   });
   requireTextWidth(unetFile, unet, textEncoders);
-  const vaeFile = join(path, "vae/config.json");
   const schedulerFile = join(path, "scheduler/scheduler_config.json");
   const weights = [
     ...weightFiles(path, "unet", "diffusion_pytorch_model", unetKeys),
@@ -74,7 +72,7 @@ export function openDiffusersFolder(path: string): ModelSource {
     layout: "diffusers",
     family: familyOf(unet, textEncoders),
     unet,
-    vae: checkVaeConfig(vaeFile, readJson(vaeFile)),
+    vae: readVaeConfig(join(path, "vae/config.json")),
     textEncoders,
     tokenizers: slots.map(({ tokenizer }, i) => tokenizerSource(join(path, tokenizer), textEncoders[i]!.config.maxLength)),
     weights: weights.map(({ file, keys }) => ({ file, keys })),

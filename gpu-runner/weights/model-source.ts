@@ -1,8 +1,7 @@
 /** A published model as it lies on disk, whatever its layout: configs, where the weights are, what else determines a picture. */
 import { createHash } from "node:crypto";
-import { createReadStream, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { resolve } from "node:path";
-import { pipeline } from "node:stream/promises";
 import type { ModelFamily } from "../../shared/model.ts";
 import type { TextEncoderConfig, UnetConfig, VaeConfig } from "./configs.ts";
 import { openDiffusersFolder } from "./diffusers-folder.ts";
@@ -84,20 +83,14 @@ export interface ModelHash {
   files: ReadonlyMap<string, string>;
 }
 
-/** Hashes the files that determine the picture; reads all of them. */
-export async function hashModel({ files }: ModelSource): Promise<ModelHash> {
+/** Hashes the files that determine the picture: reads all of them, or with a cache directory those that it does not know yet. */
+export async function hashModel({ files }: ModelSource, cacheDir?: string): Promise<ModelHash> {
   const hashes = new Map<string, string>();
   const rows: [string, string][] = [];
   for (const [name, file] of files.toSorted(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))) {
-    const hash = hashes.get(file) ?? (await sha256OfFile(file));
+    const hash = hashes.get(file) ?? (await sha256OfFile(file, cacheDir));
     hashes.set(file, hash);
     rows.push([name, hash]);
   }
   return { hash: `sha256:${createHash("sha256").update(JSON.stringify(rows)).digest("hex")}`, files: hashes };
-}
-
-async function sha256OfFile(file: string): Promise<string> {
-  const hash = createHash("sha256");
-  await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
-  return hash.digest("hex");
 }

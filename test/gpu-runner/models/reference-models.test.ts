@@ -12,7 +12,8 @@ import { buildTextEncoder, poolingPosition } from "../../../gpu-runner/models/cl
 import { buildUnet, timestepFeatures } from "../../../gpu-runner/models/unet.ts";
 import { verifyKinds } from "../../../gpu-runner/verify/kinds/index.ts";
 import { runCases } from "../../../gpu-runner/verify/run.ts";
-import { openModelFolder } from "../../../gpu-runner/weights/model-folder.ts";
+import { openModel } from "../../../gpu-runner/weights/model-source.ts";
+import { withSafetensors } from "../../../gpu-runner/weights/safetensors.ts";
 import type { WeightSource } from "../../../gpu-runner/weights/weights.ts";
 import { wave } from "../support/graph.ts";
 import { copyModel, goldenModel, goldens, widenWeights } from "../support/model-folder.ts";
@@ -86,19 +87,45 @@ describe("one loaded model", () => {
 
   test("encodes texts of any length causally: a prefix has the states that it has within the whole", async () => {
     const ids = [7, 19, 101, 1200, 3, 1213];
-    const whole = await model.encodeText([ids]);
-    const prefix = await model.encodeText([ids.slice(0, 4)]);
-    expect(prefix.lastHiddenState.shape).toEqual([1, 4, 24]);
-    const start = { data: whole.lastHiddenState.data.slice(0, 4 * 24), shape: [1, 4, 24] };
-    expect(largestDifference(prefix.lastHiddenState, start)).toBeLessThan(1e-5);
+    const whole = (await model.encodeText({ encoder: 0, inputIds: [ids] })).normed(0);
+    const prefix = (await model.encodeText({ encoder: 0, inputIds: [ids.slice(0, 4)] })).normed(0);
+    expect(prefix.shape).toEqual([1, 4, 24]);
+    expect(largestDifference(prefix, { data: whole.data.slice(0, 4 * 24), shape: [1, 4, 24] })).toBeLessThan(1e-5);
   });
 
-  test("says which ids and lengths it cannot encode, and which timesteps it misses", async () => {
-    await expect(model.encodeText([[1214]])).rejects.toThrow("token id: expected 0 to 1213, got 1214");
-    await expect(model.encodeText([Array<number>(78).fill(1)])).rejects.toThrow(
+  test("gives every state from the last layer's down to the embeddings, and says which skip is beyond them", async () => {
+    const encoding = await model.encodeText({ encoder: 0, inputIds: [[1, 2, 3]] });
+    const states = [0, 1, 2, 3].map(skip => encoding.hidden(skip));
+    expect(new Set(states.map(({ data }) => data[0])).size).toBe(4);
+    for (const skip of [0, 3]) expect(encoding.normed(skip).shape).toEqual([1, 3, 24]);
+    expect(() => encoding.hidden(4)).toThrow("clip skip: expected 0 to 3, got 4");
+    expect(() => encoding.normed(4)).toThrow(RangeError);
+  });
+
+  test("takes rows for ids beyond the vocabulary; a copy of a token's row encodes as that token", async () => {
+    const table = withSafetensors(join(goldenModel, "text_encoder/model.safetensors"), file =>
+      file.readFloat32("text_model.embeddings.token_embedding.weight"),
+    );
+    const extraEmbeddings = { data: table.slice(7 * 24, 9 * 24), shape: [2, 24] };
+    const plain = await model.encodeText({ encoder: 0, inputIds: [[1212, 7, 8, 1213]] });
+    const extra = await model.encodeText({ encoder: 0, inputIds: [[1212, 1214, 1215, 1213]], extraEmbeddings });
+    expect(extra.normed(0)).toEqual(plain.normed(0));
+    // The largest id that the vocabulary has is the end of text, not the largest id.
+    expect(extra.pooled).toEqual(plain.pooled);
+    await expect(model.encodeText({ encoder: 0, inputIds: [[1216]], extraEmbeddings })).rejects.toThrow("expected 0 to 1215, got 1216");
+    await expect(model.encodeText({ encoder: 0, inputIds: [[1]], extraEmbeddings: wave([1, 25]) })).rejects.toThrow(
+      "rows of 24, got [1,25]",
+    );
+  });
+
+  test("says which ids, lengths and encoders it lacks, and which timesteps it misses", async () => {
+    const encode = (inputIds: number[][], encoder = 0) => model.encodeText({ encoder, inputIds });
+    await expect(encode([[1214]])).rejects.toThrow("token id: expected 0 to 1213, got 1214");
+    await expect(encode([Array<number>(78).fill(1)])).rejects.toThrow(
       "token ids: expected lists of one length from 1 to 77, got lengths [78]",
     );
-    await expect(model.encodeText([[1, 2], [1]])).rejects.toThrow("got lengths [2,1]");
+    await expect(encode([[1, 2], [1]])).rejects.toThrow("got lengths [2,1]");
+    await expect(encode([[1]], 1)).rejects.toThrow("text encoder: expected 0 to 0, got 1");
     const args = { sample: wave([2, 4, 8, 8]), timesteps: [1], encoderHiddenStates: wave([2, 3, 24]) };
     await expect(model.predict(args)).rejects.toThrow("feed at timesteps: expected 2, one per item, got 1");
     await expect(model.predict({ ...args, timesteps: [1, 2], encoderHiddenStates: wave([2, 3, 25]) })).rejects.toThrow(
@@ -133,10 +160,12 @@ describe("parts", () => {
   });
 
   test("pooling: the first end-of-text, or the largest id where the config names the old one", () => {
-    expect(poolingPosition([5, 9, 7, 9, 12], 9)).toBe(1);
-    expect(poolingPosition([5, 9, 7, 9, 12], 2)).toBe(4);
-    expect(poolingPosition([5, 9, 9], 2)).toBe(1);
-    expect(poolingPosition([5, 9], 100)).toBe(0);
+    const at = (ids: number[], eosTokenId: number) => poolingPosition(ids, { eosTokenId, vocabularySize: 20 });
+    expect(at([5, 9, 7, 9, 12], 9)).toBe(1);
+    expect(at([5, 9, 7, 9, 12], 2)).toBe(4);
+    expect(at([5, 9, 9], 2)).toBe(1);
+    expect(at([5, 30, 9], 2)).toBe(2);
+    expect(at([5, 9], 100)).toBe(0);
   });
 });
 
@@ -149,7 +178,7 @@ function census(build: (weights: WeightSource) => Graph): Record<string, number>
 }
 
 test("census of ONNX ops on the CPU: every layer is the fused op that it is meant to be", () => {
-  const { unet, vae, textEncoder } = openModelFolder(goldenModel);
+  const { unet, vae, textEncoders } = openModel(goldenModel);
   const unetOps = census(weights => buildUnet(unet, weights));
   // 4 down, 2 mid and 8 up residual blocks; 3 + 1 + 6 transformers of one block.
   const [resnets, transformers] = [14, 10];
@@ -169,7 +198,7 @@ test("census of ONNX ops on the CPU: every layer is the fused op that it is mean
     unetOps,
     census(w => buildVaeEncoder(vae, w)),
     census(w => buildVaeDecoder(vae, w)),
-    census(w => buildTextEncoder(textEncoder, w)),
+    census(w => buildTextEncoder(textEncoders[0]!.config, w)),
   ])
     for (const op of ["Shape", "Cast", "Gather", "MatMul", "Softmax", "Sigmoid", "Erf", "Expand"]) expect(counts).not.toHaveProperty(op);
 });

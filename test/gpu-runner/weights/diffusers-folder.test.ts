@@ -2,7 +2,7 @@ import { cpSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } 
 import { join, relative } from "node:path";
 import { describe, expect, test } from "vitest";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
-import { readTextEncoderConfig, readUnetConfig, readVaeConfig } from "../../../gpu-runner/weights/configs.ts";
+import { checkTextEncoderConfig, checkVaeConfig, readUnetConfig } from "../../../gpu-runner/weights/configs.ts";
 import { describeModel } from "../../../gpu-runner/weights/describe.ts";
 import { ModelError } from "../../../gpu-runner/weights/model-error.ts";
 import { copyModel, editJson, editWeights, goldenModel, widenWeights } from "../support/model-folder.ts";
@@ -21,6 +21,12 @@ async function loadError(folder: string): Promise<unknown> {
     return error;
   }
   throw new Error(`${folder} was accepted`);
+}
+
+async function loadedShapes(path: string): Promise<unknown> {
+  const model = await loadDiffusionModel(path, { provider: "cpu", cacheDir: temporaryFolder() });
+  await model.release();
+  return model.weightShapes;
 }
 
 describe("configs", () => {
@@ -45,27 +51,29 @@ describe("configs", () => {
       [1280, 2, 8, 1, true, true],
       [1280, 2, 8, 1, false, false],
     ]);
-    expect(readVaeConfig(empty)).toMatchObject({
+    expect(checkVaeConfig(empty, {})).toMatchObject({
       channels: [64],
       layersPerBlock: 1,
       latentChannels: 4,
       scalingFactor: 0.18215,
       useQuantConv: true,
     });
-    expect(readTextEncoderConfig(empty)).toMatchObject({
+    expect(checkTextEncoderConfig(empty, {}, { projects: true })).toMatchObject({
       width: 512,
       layers: 12,
       heads: 8,
       maxLength: 77,
       activation: "quick_gelu",
       eosTokenId: 49407,
+      projectionWidth: 512,
     });
   });
 
   test.each([
     ["unet", "act_fn", "mish", '"silu" or "swish" or "gelu" or "quick_gelu"', '"mish"'],
     ["unet", "class_embed_type", "timestep", "null", '"timestep"'],
-    ["unet", "addition_embed_type", "text_time", "null", '"text_time"'],
+    ["unet", "addition_embed_type", "image", 'null or "text_time"', '"image"'],
+    ["unet", "addition_embed_type", "text_time", "a width, since addition_embed_type is text_time", "null"],
     ["unet", "mid_block_type", "UNetMidBlock2D", '"UNetMidBlock2DCrossAttn"', '"UNetMidBlock2D"'],
     ["unet", "resnet_time_scale_shift", "scale_shift", '"default"', '"scale_shift"'],
     ["unet", "center_input_sample", true, "false", "true"],
@@ -82,7 +90,7 @@ describe("configs", () => {
     const folder = copyModel();
     const file = join(folder, component, "config.json");
     editJson(file, { [key]: value });
-    const named = key === "block_out_channels" ? "down_block_types" : key;
+    const named = key === "block_out_channels" ? "down_block_types" : value === "text_time" ? "addition_time_embed_dim" : key;
     expect(await loadError(folder)).toMatchObject({ name: "ModelError", file, key: named, expected, got });
   });
 
@@ -100,13 +108,17 @@ describe("configs", () => {
 });
 
 describe("folders", () => {
-  test("another pipeline, a missing file, JSON that is none: one sentence with file and key", async () => {
+  test("another component, a missing file, JSON that is none: one sentence with file and key", async () => {
     const folder = copyModel();
     const index = join(folder, "model_index.json");
-    editJson(index, { _class_name: "StableDiffusionXLPipeline" });
-    expect(await loadError(folder)).toMatchObject({ file: index, key: "_class_name", got: '"StableDiffusionXLPipeline"' });
-    editJson(index, { _class_name: "StableDiffusionPipeline", text_encoder: ["transformers", "T5EncoderModel"] });
-    expect(await loadError(folder)).toMatchObject({ file: index, key: "text_encoder", expected: "CLIPTextModel", got: "T5EncoderModel" });
+    const expected = "CLIPTextModel or CLIPTextModelWithProjection";
+    editJson(index, { text_encoder: ["transformers", "T5EncoderModel"] });
+    expect(await loadError(folder)).toMatchObject({ file: index, key: "text_encoder", expected, got: "T5EncoderModel" });
+    editJson(index, { text_encoder: [null, null] });
+    expect(await loadError(folder)).toMatchObject({ file: index, key: "text_encoder", expected, got: "null" });
+    editJson(index, { text_encoder: ["transformers", "CLIPTextModel"], vae: ["diffusers", "AutoencoderDC"] });
+    expect(await loadError(folder)).toMatchObject({ file: index, key: "vae", expected: "AutoencoderKL", got: "AutoencoderDC" });
+    editJson(index, { vae: ["diffusers", "AutoencoderKL"] });
     rmSync(join(folder, "vae/config.json"));
     writeFileSync(index, "{");
     expect(await loadError(folder)).toMatchObject({ file: index, key: "file", expected: "readable JSON" });
@@ -127,7 +139,7 @@ describe("folders", () => {
     const folder = copyModel();
     renameSync(join(folder, files.unet), join(folder, "unet/diffusion_pytorch_model.fp16.safetensors"));
     const model = await loadDiffusionModel(folder, { provider: "cpu", cacheDir: temporaryFolder() });
-    expect(model.description.parameters.unet).toBe((await describeModel(goldenModel)).parameters.unet);
+    expect(model.weightShapes).toEqual(await loadedShapes(goldenModel));
     await model.release();
     rmSync(join(folder, "unet/diffusion_pytorch_model.fp16.safetensors"));
     expect(await loadError(folder)).toMatchObject({ file: join(folder, "unet"), key: "weights", got: "neither" });
@@ -155,11 +167,13 @@ describe("folders", () => {
       unetInputChannels: 4,
       crossAttentionDim: 24,
       vae: { scalingFactor: 0.18215 },
-      textEncoder: { maxLength: 77, hiddenSize: 24 },
-      tokenizer: { maxLength: 77 },
+      layout: "diffusers",
+      tasks: ["text-to-image", "image-to-image", "inpaint"],
+      addedConditions: null,
+      readsGuidance: false,
+      textEncoders: [{ component: "textEncoder", width: 24, maxLength: 77, layers: 3, vocabularySize: 1214, projectionWidth: null }],
+      tokenizers: [{ folder: join(goldenModel, "tokenizer"), pad: null, maxLength: 77 }],
       schedulerConfig: { _class_name: "PNDMScheduler", steps_offset: 1 },
-      // What the file's own offsets come to at two bytes an element.
-      parameters: { unet: 109892, textEncoder: 45648 },
     });
   });
 
@@ -180,7 +194,7 @@ describe("folders", () => {
     editJson(join(folder, "tokenizer/tokenizer_config.json"), { model_max_length: 40 });
     changed.add((await describeModel(folder)).hash);
     expect(changed.size).toBe(4);
-    expect(await describeModel(folder)).toMatchObject({ predictionType: "v_prediction", tokenizer: { maxLength: 40 } });
+    expect(await describeModel(folder)).toMatchObject({ predictionType: "v_prediction", tokenizers: [{ maxLength: 40 }] });
     editJson(join(folder, "scheduler/scheduler_config.json"), { prediction_type: "flow" });
     await expect(describeModel(folder)).rejects.toMatchObject({ key: "prediction_type", got: '"flow"' });
   });
@@ -190,10 +204,10 @@ describe("keys of weight files", () => {
   test.each([
     ["unet", "mid_block.attentions.0.proj_in.weight", "a tensor [16,16,1,1]"],
     ["vae", "decoder.conv_in.bias", "a tensor [12]"],
-    ["textEncoder", "text_model.embeddings.token_embedding.weight", "a tensor [1214,24]"],
+    ["textEncoder", "embeddings.token_embedding.weight", "a tensor [1214,24]"],
   ] as const)("a missing one is named: %s %s", async (component, key, expected) => {
     const folder = copyModel();
-    editWeights(join(folder, files[component]), tensors => tensors.filter(({ name }) => name !== key));
+    editWeights(join(folder, files[component]), tensors => tensors.filter(({ name }) => name !== key && name !== `text_model.${key}`));
     expect(await loadError(folder)).toMatchObject({ name: "ModelError", key, expected, got: "none" });
   });
 
@@ -237,9 +251,9 @@ describe("keys of weight files", () => {
     const outputs = [];
     for (const path of [goldenModel, folder]) {
       const model = await loadDiffusionModel(path, { provider: "cpu", cacheDir: temporaryFolder() });
-      const { poolerOutput } = await model.encodeText([[3, 5, 8, 13]]);
+      const { pooled } = await model.encodeText({ encoder: 0, inputIds: [[3, 5, 8, 13]] });
       const sample = await model.decodeLatents({ data: new Float32Array(16).fill(0.5), shape: [1, 4, 2, 2] });
-      outputs.push([poolerOutput, sample]);
+      outputs.push([pooled, sample]);
       await model.release();
     }
     expect(outputs[1]).toEqual(outputs[0]);
