@@ -1,7 +1,7 @@
 /** The tensors of an adapter's file, whether safetensors or `torch.save`, under flat names and widened to fp32 on demand. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { ByteSource } from "../../shared/adapters/byte-source.ts";
-import { kindOf, type PickleDict, PickleTensor, type PickleValue } from "../../shared/adapters/pickle.ts";
+import { flatTensors, kindOf, type PickleDict } from "../../shared/adapters/pickle.ts";
 import { isTorchFile, readTorchFile, torchStartBytes } from "../../shared/adapters/torch-file.ts";
 import { FileError } from "../../shared/file-error.ts";
 import { dtypeBytes, parseSafetensorsHeader, type SafetensorsDtype, safetensorsHeaderBytes } from "../../shared/safetensors-header.ts";
@@ -91,23 +91,6 @@ async function openTorch(source: ByteSource): Promise<Opened> {
     tensors.set(name, { dtype: storage.dtype, shape, offset: (await locate(storage)) + tensor.offset * width, byteLength });
   }
   return { metadata: {}, tensors, pickled: root };
-}
-
-const maxValues = 200_000;
-
-/** Every tensor by the keys and positions that lead to it. Values may be shared or hold themselves, so the walk is bounded. */
-function* flatTensors(root: PickleDict): Generator<[string, PickleTensor]> {
-  const open: [string, PickleValue][] = [["", root]];
-  let seen = 0;
-  for (let next = open.shift(); next; next = open.shift()) {
-    const [name, value] = next;
-    if (value instanceof PickleTensor) yield [name, value];
-    if (!(value instanceof Map) && !Array.isArray(value)) continue;
-    for (const [key, item] of value.entries()) {
-      if (++seen > maxValues || name.length > 1000) throw new FileError("pickle", "a dictionary of tensors", "values without end");
-      open.push([name === "" ? String(key) : `${name}.${String(key)}`, item]);
-    }
-  }
 }
 
 /** An open file on the disk. */

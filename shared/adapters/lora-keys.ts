@@ -2,6 +2,7 @@
  * Keys of LoRA and LyCORIS files: a module of the base, then the part that a tensor plays. Sources: sd-scripts' networks/lora.py,
  * LyCORIS' modules, diffusers' loaders and state_dict_utils, peft's save_and_load.
  */
+import { FileError } from "../file-error.ts";
 
 /** What a tensor is within its module's change. */
 export const loraParts = [
@@ -125,4 +126,71 @@ export function splitLoraKey(key: string): LoraKey | null {
 function oldModule(place: string, projection: string): string {
   if (place.endsWith(".self_attn")) return `${place}.${projection}_proj`;
   return `${place}.to_${projection === "out" ? "out.0" : projection}`;
+}
+
+interface Algorithm {
+  /** Parts by which it is recognised. */
+  mark: readonly LoraPart[];
+  required: readonly LoraPart[];
+  optional: readonly LoraPart[];
+}
+
+export const loraAlgorithmNames = ["lora", "loha", "lokr", "glora", "full", "norm", "ia3"] as const;
+export type LoraAlgorithm = (typeof loraAlgorithmNames)[number];
+
+export const loraAlgorithms = {
+  lora: { mark: ["down", "up"], required: ["down", "up"], optional: ["mid", "alpha"] },
+  loha: { mark: ["hadaW1a"], required: ["hadaW1a", "hadaW1b", "hadaW2a", "hadaW2b"], optional: ["hadaT1", "hadaT2", "alpha"] },
+  lokr: {
+    mark: ["lokrW1", "lokrW1a", "lokrW2", "lokrW2a"],
+    required: [],
+    optional: ["lokrW1", "lokrW1a", "lokrW1b", "lokrW2", "lokrW2a", "lokrW2b", "lokrT2", "alpha"],
+  },
+  glora: { mark: ["gloraA1"], required: ["gloraA1", "gloraA2", "gloraB1", "gloraB2"], optional: ["alpha"] },
+  // Some trainers save an alpha beside a full difference; it means nothing there.
+  full: { mark: ["diff"], required: ["diff"], optional: ["alpha"] },
+  norm: { mark: ["norm"], required: ["norm"], optional: ["alpha"] },
+  ia3: { mark: ["ia3"], required: ["ia3", "ia3OnInput"], optional: ["alpha"] },
+} satisfies Record<LoraAlgorithm, Algorithm>;
+
+/** Parts that change a bias, or how the change of the weight is applied; any algorithm may have them. */
+const sharedParts: readonly LoraPart[] = ["doraScale", "magnitude", "upBias", "diffBias", "normBias"];
+
+/** The algorithm of a module's parts; null where only its bias changes. Throws FileError naming the key that is too many or missing. */
+export function algorithmOf(module: string, parts: ReadonlyMap<LoraPart, { key: string }>): LoraAlgorithm | null {
+  const marked = loraAlgorithmNames.filter(name => loraAlgorithms[name].mark.some(part => parts.has(part)));
+  if (marked.length > 1) throw new FileError(module, "one algorithm", marked.join(" and "));
+  const [name] = marked;
+  const row: Algorithm | undefined = name && loraAlgorithms[name];
+  const known = [...(row?.required ?? []), ...(row?.optional ?? []), ...sharedParts];
+  for (const [part, { key }] of parts)
+    if (!known.includes(part)) throw new FileError(key, `a part of ${name ?? "some algorithm"}`, `"${part}" alone`);
+  const missing = row?.required.find(part => !parts.has(part));
+  if (missing) throw new FileError(module, `a tensor "${missing}" beside ${[...parts.values()][0]!.key}`, "none");
+  if (!name && (parts.has("doraScale") || parts.has("magnitude")))
+    throw new FileError(module, "a change that a magnitude goes with", "none");
+  return name ?? null;
+}
+
+/** How a report names what was done with a module: DoRA's magnitude goes with any algorithm. */
+export function algorithmLabel(name: LoraAlgorithm | null, parts: ReadonlySet<LoraPart> | ReadonlyMap<LoraPart, unknown>): string {
+  if (name === null) return "bias";
+  if (parts.has("doraScale") || parts.has("magnitude")) return `dora-${name}`;
+  return parts.has("mid") ? "lora-tucker" : name;
+}
+
+/** How files name the base's modules, by how the names begin. */
+export const loraNamings = [
+  ["kohya-sdxl", /^lora_unet_(?:input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_/],
+  ["kohya", /^lora_(?:unet|te|te1|te2)_/],
+  ["onetrainer", /^(?:lora_(?:unet|te|te1|te2)\.|unet\.(?:input|output)_blocks\.|unet\.middle_block\.|clip_[lgh]\.text_)/],
+  ["peft", /^base_model\.model\./],
+  ["diffusers", /^(?:unet|text_encoder|text_encoder_2)\./],
+  ["comfyui", /^(?:diffusion_model\.|text_encoders\.|clip_[lgh]\.transformer\.)/],
+  ["bare", /^(?:down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding|text_model|encoder\.layers)[._]/],
+] as const satisfies readonly (readonly [string, RegExp])[];
+
+/** Null for a module of no base that is served here. */
+export function loraNaming(module: string): (typeof loraNamings)[number][0] | null {
+  return loraNamings.find(([, pattern]) => pattern.test(module))?.[0] ?? null;
 }

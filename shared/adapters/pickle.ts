@@ -373,6 +373,23 @@ function isSizes(value: PickleValue | undefined): value is number[] {
   return Array.isArray(value) && value.length <= maxTensorRank && value.every(isSize);
 }
 
+const maxValues = 200_000;
+
+/** Every tensor by the keys and positions that lead to it. Values may be shared or hold themselves, so the walk is bounded. */
+export function* flatTensors(root: PickleDict): Generator<[string, PickleTensor]> {
+  const open: [string, PickleValue][] = [["", root]];
+  let seen = 0;
+  for (let next = open.shift(); next; next = open.shift()) {
+    const [name, value] = next;
+    if (value instanceof PickleTensor) yield [name, value];
+    if (!(value instanceof Map) && !Array.isArray(value)) continue;
+    for (const [key, item] of value.entries()) {
+      if (++seen > maxValues || name.length > 1000) throw new FileError("pickle", "a dictionary of tensors", "values without end");
+      open.push([name === "" ? String(key) : `${name}.${String(key)}`, item]);
+    }
+  }
+}
+
 /** What a value is, for messages. */
 export function kindOf(value: PickleValue): string {
   if (value === null) return "None";

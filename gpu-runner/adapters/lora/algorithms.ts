@@ -2,7 +2,7 @@
  * What each LoRA and LyCORIS algorithm adds to a weight [out, in, …kernel], at weight 1. Sources: Hu et al. 2021 (LoRA), Yeh et al. 2023
  * (LyCORIS: LoHa, LoKr, tucker forms), Chavan et al. 2023 (GLoRA), Liu et al. 2022 ((IA)3), and the code of sd-scripts and LyCORIS.
  */
-import type { LoraPart } from "../../../shared/adapters/lora-keys.ts";
+import type { LoraAlgorithm, LoraPart } from "../../../shared/adapters/lora-keys.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { LowRank } from "../adapter.ts";
 import { kronecker, type Matrix, multiply, transposed, tucker } from "./linear-algebra.ts";
@@ -36,40 +36,15 @@ interface Change {
   lowRank?: LowRank;
 }
 
-interface Algorithm {
-  /** By which it is recognised. */
-  mark: readonly LoraPart[];
-  required: readonly LoraPart[];
-  optional: readonly LoraPart[];
-  change(module: ModuleParts): Change;
-}
-
-export const algorithmNames = ["lora", "loha", "lokr", "glora", "full", "norm", "ia3"] as const;
-export type AlgorithmName = (typeof algorithmNames)[number];
-
 export const algorithms = {
-  lora: { mark: ["down", "up"], required: ["down", "up"], optional: ["mid", "alpha"], change: lora },
-  loha: {
-    mark: ["hadaW1a"],
-    required: ["hadaW1a", "hadaW1b", "hadaW2a", "hadaW2b"],
-    optional: ["hadaT1", "hadaT2", "alpha"],
-    change: loha,
-  },
-  lokr: {
-    mark: ["lokrW1", "lokrW1a", "lokrW2", "lokrW2a"],
-    required: [],
-    optional: ["lokrW1", "lokrW1a", "lokrW1b", "lokrW2", "lokrW2a", "lokrW2b", "lokrT2", "alpha"],
-    change: lokr,
-  },
-  glora: { mark: ["gloraA1"], required: ["gloraA1", "gloraA2", "gloraB1", "gloraB2"], optional: ["alpha"], change: glora },
-  // Some trainers save an alpha beside a full difference; it means nothing there.
-  full: { mark: ["diff"], required: ["diff"], optional: ["alpha"], change: module => wholeTensor(module, "diff") },
-  norm: { mark: ["norm"], required: ["norm"], optional: ["alpha"], change: module => wholeTensor(module, "norm") },
-  ia3: { mark: ["ia3"], required: ["ia3", "ia3OnInput"], optional: ["alpha"], change: ia3 },
-} satisfies Record<AlgorithmName, Algorithm>;
-
-/** Parts that change a bias, or how the change of the weight is applied; any algorithm may have them. */
-export const sharedParts: readonly LoraPart[] = ["doraScale", "magnitude", "upBias", "diffBias", "normBias"];
+  lora,
+  loha,
+  lokr,
+  glora,
+  full: module => wholeTensor(module, "diff"),
+  norm: module => wholeTensor(module, "norm"),
+  ia3,
+} satisfies Record<LoraAlgorithm, (module: ModuleParts) => Change>;
 
 /** A part's tensor. Throws ModelError naming what is missing. */
 export function requirePart({ file, module, parts }: ModuleParts, part: LoraPart): PartTensor {

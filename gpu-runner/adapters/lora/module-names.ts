@@ -11,11 +11,7 @@ export interface BaseModule {
   name: string;
 }
 
-/** What the file's naming is called in a report; rows of docs/support.md. */
-export const loraNamings = ["kohya", "kohya-sdxl", "diffusers", "bare", "comfyui", "onetrainer"] as const;
-export type LoraNaming = (typeof loraNamings)[number];
-
-type Aliases = ReadonlyMap<string, BaseModule & { naming: LoraNaming }>;
+type Aliases = ReadonlyMap<string, BaseModule>;
 
 const cached = new WeakMap<WeightShapes, Aliases>();
 
@@ -23,9 +19,9 @@ const cached = new WeakMap<WeightShapes, Aliases>();
 export function moduleAliases(shapes: WeightShapes): Aliases {
   const known = cached.get(shapes);
   if (known) return known;
-  const aliases = new Map<string, BaseModule & { naming: LoraNaming }>();
-  const add = (alias: string, naming: LoraNaming, module: BaseModule) => {
-    if (!aliases.has(alias)) aliases.set(alias, { ...module, naming });
+  const aliases = new Map<string, BaseModule>();
+  const add = (alias: string, module: BaseModule) => {
+    if (!aliases.has(alias)) aliases.set(alias, module);
   };
   for (const module of modulesOf(shapes, "unet")) addUnet(add, module);
   const unetNames = modulesOf(shapes, "unet").map(({ name }) => name);
@@ -37,7 +33,7 @@ export function moduleAliases(shapes: WeightShapes): Aliases {
   return aliases;
 }
 
-type Add = (alias: string, naming: LoraNaming, module: BaseModule) => void;
+type Add = (alias: string, module: BaseModule) => void;
 
 function modulesOf(shapes: WeightShapes, component: AdapterComponent): BaseModule[] {
   const names = [...(shapes[component]?.keys() ?? [])].filter(name => name.endsWith(".weight"));
@@ -46,16 +42,16 @@ function modulesOf(shapes: WeightShapes, component: AdapterComponent): BaseModul
 
 function addUnet(add: Add, module: BaseModule): void {
   const { name } = module;
-  add(`lora_unet_${underscored(name)}`, "kohya", module);
-  add(`unet.${name}`, "diffusers", module);
-  add(`lora_unet.${name}`, "onetrainer", module);
-  add(name, "bare", module);
+  add(`lora_unet_${underscored(name)}`, module);
+  add(`unet.${name}`, module);
+  add(`lora_unet.${name}`, module);
+  add(name, module);
 }
 
 function addOriginal(add: Add, module: BaseModule, original: string): void {
-  add(`lora_unet_${underscored(original)}`, "kohya-sdxl", module);
-  add(`diffusion_model.${original}`, "comfyui", module);
-  add(`unet.${original}`, "onetrainer", module);
+  add(`lora_unet_${underscored(original)}`, module);
+  add(`diffusion_model.${original}`, module);
+  add(`unet.${original}`, module);
 }
 
 /** `lone`: the base has one text encoder, so that its number in a file says nothing. */
@@ -66,18 +62,18 @@ function addText(add: Add, module: BaseModule, lone: boolean): void {
   const inner = module.name === "text_projection" ? module.name : `text_model.${module.name}`;
   const kohya = lone ? ["lora_te", "lora_te1", "lora_te2"] : first ? ["lora_te", "lora_te1"] : [`lora_te${number}`];
   for (const prefix of kohya) {
-    add(`${prefix}_${underscored(inner)}`, "kohya", module);
-    add(`${prefix}.${inner}`, "onetrainer", module);
+    add(`${prefix}_${underscored(inner)}`, module);
+    add(`${prefix}.${inner}`, module);
   }
   const diffusers = lone ? ["text_encoder", "text_encoder_2"] : [first ? "text_encoder" : "text_encoder_2"];
-  for (const prefix of diffusers) for (const name of [inner, module.name]) add(`${prefix}.${name}`, "diffusers", module);
+  for (const prefix of diffusers) for (const name of [inner, module.name]) add(`${prefix}.${name}`, module);
   const clip = first ? ["clip_l", "clip_h"] : ["clip_g"];
   for (const name of clip) {
-    add(`text_encoders.${name}.transformer.${inner}`, "comfyui", module);
-    add(`${name}.${inner}`, "onetrainer", module);
-    add(`${name}.transformer.${inner}`, "comfyui", module);
+    add(`text_encoders.${name}.transformer.${inner}`, module);
+    add(`${name}.${inner}`, module);
+    add(`${name}.transformer.${inner}`, module);
   }
-  if (lone || first) for (const name of [inner, module.name]) add(name, "bare", module);
+  if (lone || first) for (const name of [inner, module.name]) add(name, module);
 }
 
 function underscored(name: string): string {

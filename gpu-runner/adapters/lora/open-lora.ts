@@ -1,17 +1,17 @@
 /** Reads a LoRA of any layout into the changes of its base's tensors. */
-import { type LoraPart, splitLoraKey, unservedSuffixes } from "../../../shared/adapters/lora-keys.ts";
+import {
+  algorithmLabel,
+  algorithmOf,
+  type LoraAlgorithm,
+  type LoraPart,
+  loraNaming,
+  splitLoraKey,
+  unservedSuffixes,
+} from "../../../shared/adapters/lora-keys.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { AdapterReport, WeightChange, WeightShapes } from "../adapter.ts";
 import type { TensorFile } from "../tensor-file.ts";
-import {
-  type AlgorithmName,
-  algorithmNames,
-  algorithms,
-  type ModuleParts,
-  type PartTensor,
-  requirePart,
-  sharedParts,
-} from "./algorithms.ts";
+import { algorithms, type ModuleParts, type PartTensor, requirePart } from "./algorithms.ts";
 import { type DoraReading, type Magnitude, mergeDora } from "./dora.ts";
 import { type BaseModule, moduleAliases } from "./module-names.ts";
 import type { LoraScales } from "./scales.ts";
@@ -19,7 +19,6 @@ import type { LoraScales } from "./scales.ts";
 interface FoundModule extends BaseModule {
   /** As the file names it. */
   alias: string;
-  naming: string;
   parts: Map<LoraPart, PartTensor>;
 }
 
@@ -33,15 +32,11 @@ export function readLora(
   const { modules, used, skipped } = collect(file, keys, shapes, scales.prefix);
   const layouts = new Set<string>();
   const changes = [...modules.values()].flatMap(module => {
-    const algorithm = algorithmOf(file.path, module);
-    layouts.add(algorithm === null ? module.naming : `${module.naming}/${describeAlgorithm(algorithm, module)}`);
+    const algorithm = algorithmOf(module.alias, module.parts);
+    layouts.add(`${loraNaming(`${scales.prefix}${module.alias}`) ?? "bare"}/${algorithmLabel(algorithm, module.parts)}`);
     return changesOf(file.path, module, algorithm, shapes, scales);
   });
   return { changes, report: { layout: [...layouts].sort().join("+"), used, skipped } };
-}
-
-function describeAlgorithm(algorithm: AlgorithmName, { parts }: FoundModule): string {
-  return parts.has("doraScale") || parts.has("magnitude") ? `dora-${algorithm}` : algorithm;
 }
 
 function collect(file: TensorFile, keys: readonly string[], shapes: WeightShapes, prefix: string) {
@@ -81,20 +76,10 @@ function absentPart(alias: string, shapes: WeightShapes): string | null {
   return second && !shapes.textEncoder2 && shapes.textEncoder ? "the base has no second text encoder" : null;
 }
 
-function algorithmOf(file: string, { alias, parts }: FoundModule): AlgorithmName | null {
-  const marked = algorithmNames.filter(name => algorithms[name].mark.some(part => parts.has(part)));
-  if (marked.length > 1) throw new ModelError(file, alias, "one algorithm", marked.join(" and "));
-  const [name] = marked;
-  const known: readonly LoraPart[] = name ? [...algorithms[name].required, ...algorithms[name].optional, ...sharedParts] : sharedParts;
-  const odd = [...parts].find(([part]) => !known.includes(part));
-  if (odd) throw new ModelError(file, odd[1].key, `a part of ${name ?? "some algorithm"}`, `"${odd[0]}" alone`);
-  return name ?? null;
-}
-
 function changesOf(
   file: string,
   found: FoundModule,
-  algorithm: AlgorithmName | null,
+  algorithm: LoraAlgorithm | null,
   shapes: WeightShapes,
   scales: LoraScales,
 ): WeightChange[] {
@@ -113,7 +98,6 @@ function changesOf(
   };
   const changes: WeightChange[] = [];
   if (algorithm !== null) changes.push(weightChange({ component, name: `${name}.weight`, shape }, algorithm, module, scales.dora));
-  else if (parts.has("doraScale") || parts.has("magnitude")) requirePart(module, "down");
   const bias = biasChange(module, { component, name: `${name}.bias`, shape: shapes[component]!.get(`${name}.bias`) });
   return bias ? [...changes, bias] : changes;
 }
@@ -129,8 +113,8 @@ function alphaOf(file: string, parts: ReadonlyMap<LoraPart, PartTensor>): number
 
 type Target = Pick<WeightChange, "component" | "name" | "shape">;
 
-function weightChange(target: Target, algorithm: AlgorithmName, module: ModuleParts, origin: DoraReading): WeightChange {
-  const { delta, lowRank } = algorithms[algorithm].change(module);
+function weightChange(target: Target, algorithm: LoraAlgorithm, module: ModuleParts, origin: DoraReading): WeightChange {
+  const { delta, lowRank } = algorithms[algorithm](module);
   const magnitude = magnitudeOf(module);
   if (!magnitude) return { ...target, lowRank: lowRank ?? null, merge: (base, weight) => addScaled(base, delta(base), weight) };
   return {
