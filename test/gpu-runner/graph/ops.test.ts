@@ -14,15 +14,21 @@ type Build = (input: (...shape: Shape) => Value) => Value | Value[];
 const inferred = {
   add: { shape: "[B, 8, H, W]", build: x => ops.add(x(B, 8, H, W), x(B, 8, 1, 1)) },
   multiply: { shape: "[B, 8, H, W]", build: x => ops.multiply(x(8, 1, 1), x(B, 8, H, W)) },
+  relu: { shape: "[B, 3]", build: x => ops.relu(x(B, 3)) },
   silu: { shape: "[B, 3]", build: x => ops.silu(x(B, 3)) },
   gelu: { shape: "[B, 3]", build: x => ops.gelu(x(B, 3)) },
   quickGelu: { shape: "[B, 3]", build: x => ops.quickGelu(x(B, 3)) },
+  activate: { shape: "[B, 3]", build: x => ops.activate(x(B, 3), "mish") },
   clamp: { shape: "[B, 3]", build: x => ops.clamp(x(B, 3), 0, 1) },
   conv2d: {
     shape: "[B, 6, floor((H+1)/2), floor((W+1)/2)]",
     build: x => ops.conv2d(x(B, 4, H, W), x(6, 4, 3, 3), x(6), { stride: 2, pads: around }),
   },
   linear: { shape: "[B, L, 5]", build: x => ops.linear(x(B, L, 3), x(5, 3), x(5)) },
+  lowRankLinear: {
+    shape: "[B, L, 5]",
+    build: x => ops.lowRankLinear(x(B, L, 3), x(5, 3), null, { down: x(B, symbol("R"), 3), up: x(B, 5, symbol("R")) }),
+  },
   groupNorm: { shape: "[B, 6, H, W]", build: x => ops.groupNorm(x(B, 6, H, W), x(6), x(6), { groups: 3, epsilon: 1e-5 }) },
   layerNorm: { shape: "[B, L, 6]", build: x => ops.layerNorm(x(B, L, 6), x(6), x(6), { epsilon: 1e-5 }) },
   attention: { shape: "[B, H*W, 8]", build: x => ops.attention(x(B, pixels, 8), x(B, L, 8), x(B, L, 8), { heads: 2, causal: false }) },
@@ -31,6 +37,8 @@ const inferred = {
   concat: { shape: "[B, 7, H, W]", build: x => ops.concat([x(B, 3, H, W), x(B, 4, H, W)], 1) },
   split: { shape: "[B, L, 3] [B, L, 3]", build: x => ops.split(x(B, L, 6), 2, 2) },
   resizeNearest: { shape: "[B, 4, 16, W]", build: x => ops.resizeNearest(x(B, 4, H, W), 16, W) },
+  halve: { shape: "[B, 4, floor((H+1)/2), floor((W+1)/2)]", build: x => ops.halve(x(B, 4, H, W)) },
+  spatialMean: { shape: "[B, 4, 1, 1]", build: x => ops.spatialMean(x(B, 4, H, W)) },
 } satisfies Record<OpName, { shape: string; build: Build }>;
 
 const rejected: Record<string, { build: Build; op: OpName; expected: string; got: string }> = {
@@ -71,6 +79,18 @@ const rejected: Record<string, { build: Build; op: OpName; expected: string; got
     got: "[B, L, 4] of x0",
   },
   "a linear layer's bias": { build: x => ops.linear(x(B, 3), x(5, 3), x(3)), op: "linear", expected: "bias [5]", got: "[3] of x2" },
+  "a low-rank pair of another width": {
+    build: x => ops.lowRankLinear(x(B, 3), x(5, 3), null, { down: x(2, 4), up: x(5, 2) }),
+    op: "lowRankLinear",
+    expected: "[2, 3]",
+    got: "[2, 4] of x2",
+  },
+  "a low-rank pair of two ranks": {
+    build: x => ops.lowRankLinear(x(B, 3), x(5, 3), null, { down: x(2, 3), up: x(5, 4) }),
+    op: "lowRankLinear",
+    expected: "[5, 2]",
+    got: "[5, 4] of x3",
+  },
   "groups that do not divide": {
     build: x => ops.groupNorm(x(B, 6, H, W), x(6), x(6), { groups: 4, epsilon: 1 }),
     op: "groupNorm",

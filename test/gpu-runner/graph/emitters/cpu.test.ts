@@ -24,7 +24,18 @@ const image = wave([2, 4, 3, 5]);
 const imageInput = { x: { shape: [B!, 4, H!, W!], tensor: image } };
 const tokens = wave([2, 3, 4]);
 const tokensInput = { x: { shape: [B!, L!, 4], tensor: tokens } };
+const R = symbol("R");
 const norm = { weight: wave([4], 1), bias: wave([4], 2) };
+
+const activations: Record<ops.ActivationKind, (x: number) => number> = {
+  leakyRelu: x => (x < 0 ? 0.01 * x : x),
+  elu: x => (x < 0 ? Math.expm1(x) : x),
+  hardSwish: x => (x * Math.min(Math.max(x + 3, 0), 6)) / 6,
+  tanh: Math.tanh,
+  sigmoid,
+  softsign: x => x / (1 + Math.abs(x)),
+  mish: x => x * Math.tanh(Math.log1p(Math.exp(x))),
+};
 
 const cases = {
   add: {
@@ -37,9 +48,15 @@ const cases = {
     build: ({ x, y }) => ops.multiply(x!, y!),
     expected: tensor([2, 4, 3, 5], i => image.data[i]! * wave([4], 3).data[Math.floor(i / 15) % 4]!),
   },
+  relu: { inputs: tokensInput, build: ({ x }) => ops.relu(x!), expected: map(tokens, x => Math.max(x, 0)) },
   silu: { inputs: tokensInput, build: ({ x }) => ops.silu(x!), expected: map(tokens, x => x * sigmoid(x)) },
   gelu: { inputs: tokensInput, build: ({ x }) => ops.gelu(x!), expected: map(tokens, x => x * 0.5 * (1 + erf(x / Math.SQRT2))) },
   quickGelu: { inputs: tokensInput, build: ({ x }) => ops.quickGelu(x!), expected: map(tokens, x => x * sigmoid(1.702 * x)) },
+  activate: {
+    inputs: tokensInput,
+    build: ({ x }) => ops.activationKinds.map(kind => ops.activate(x!, kind)),
+    expected: ops.activationKinds.map(kind => map(tokens, activations[kind])),
+  },
   clamp: {
     inputs: tokensInput,
     build: ({ x }) => ops.clamp(x!, -0.25, 0.5),
@@ -65,6 +82,38 @@ const cases = {
       project(tokens, wave([5, 4]), wave([5])),
       project(project(tokens, wave([5, 4]), wave([5])), wave([2, 5], 4), null),
       project(tokens, wave([5, 4]), wave([5])),
+    ],
+  },
+  lowRankLinear: {
+    inputs: {
+      ...tokensInput,
+      row: { shape: [B!, 4], tensor: wave([2, 4], 5) },
+      down: { shape: [R, 4], tensor: wave([2, 4], 6) },
+      up: { shape: [5, R], tensor: wave([5, 2], 7) },
+      downs: { shape: [B!, R, 4], tensor: wave([2, 2, 4], 8) },
+      ups: { shape: [B!, 5, R], tensor: wave([2, 5, 2], 9) },
+    },
+    weights: { weight: wave([5, 4]), bias: wave([5]) },
+    // 6 rows of width 4 are enough to change the weight, 2 rows or 3 rows an item are not.
+    build: ({ x, row, down, up, downs, ups, weight, bias }) => {
+      const [one, own] = [
+        { down: down!, up: up! },
+        { down: downs!, up: ups! },
+      ];
+      return [
+        ops.lowRankLinear(x!, weight!, null, one),
+        ops.lowRankLinear(x!, weight!, bias!, one),
+        ops.lowRankLinear(row!, weight!, bias!, one),
+        ops.lowRankLinear(x!, weight!, bias!, own),
+        ops.lowRankLinear(row!, weight!, null, own),
+      ];
+    },
+    expected: [
+      project(tokens, changed(wave([2, 4], 6), wave([5, 2], 7)), null),
+      project(tokens, changed(wave([2, 4], 6), wave([5, 2], 7)), wave([5])),
+      project(wave([2, 4], 5), changed(wave([2, 4], 6), wave([5, 2], 7)), wave([5])),
+      perItem(tokens, wave([5])),
+      perItem(wave([2, 4], 5), null),
     ],
   },
   groupNorm: {
@@ -125,6 +174,21 @@ const cases = {
       const [plane, row, column] = [Math.floor(i / 45), Math.floor((i % 45) / 9), i % 9];
       return image.data[plane * 15 + Math.floor((row * 3) / 5) * 5 + Math.floor((column * 5) / 9)]!;
     }),
+  },
+  halve: {
+    inputs: imageInput,
+    build: ({ x }) => ops.halve(x!),
+    // Of 3 x 5 pixels, those at the bottom and right edge are means of what is there.
+    expected: tensor([2, 4, 2, 3], i => {
+      const [plane, row, column] = [Math.floor(i / 6), Math.floor((i % 6) / 3), i % 3];
+      const pixels = [0, 1].flatMap(y => [0, 1].map(x => [2 * row + y, 2 * column + x] as const)).filter(([y, x]) => y < 3 && x < 5);
+      return pixels.reduce((sum, [y, x]) => sum + image.data[plane * 15 + y * 5 + x]!, 0) / pixels.length;
+    }),
+  },
+  spatialMean: {
+    inputs: imageInput,
+    build: ({ x }) => ops.spatialMean(x!),
+    expected: tensor([2, 4, 1, 1], i => image.data.subarray(i * 15, (i + 1) * 15).reduce((a, b) => a + b, 0) / 15),
   },
 } satisfies Record<OpName, Case>;
 
@@ -233,6 +297,27 @@ function project(x: TensorF32, weight: TensorF32, bias: TensorF32 | null): Tenso
     for (let k = 0; k < width; k++) sum += x.data[row * width + k]! * weight.data[column * width + k]!;
     return sum;
   });
+}
+
+/** The weight [5, 4] plus up [5, 2] times down [2, 4]. */
+function changed(down: TensorF32, up: TensorF32): TensorF32 {
+  const base = wave([5, 4]);
+  return tensor([5, 4], i => {
+    const [row, column] = [Math.floor(i / 4), i % 4];
+    return base.data[i]! + up.data[row * 2]! * down.data[column]! + up.data[row * 2 + 1]! * down.data[4 + column]!;
+  });
+}
+
+/** Each of two items through a weight that its own pair has changed. */
+function perItem(x: TensorF32, bias: TensorF32 | null): TensorF32 {
+  const size = x.data.length / 2;
+  const [downs, ups] = [wave([2, 2, 4], 8), wave([2, 5, 2], 9)];
+  const items = [0, 1].map(item => {
+    const down = { shape: [2, 4], data: downs.data.subarray(item * 8, (item + 1) * 8) };
+    const up = { shape: [5, 2], data: ups.data.subarray(item * 10, (item + 1) * 10) };
+    return project({ shape: [1, ...x.shape.slice(1)], data: x.data.subarray(item * size, (item + 1) * size) }, changed(down, up), bias);
+  });
+  return { shape: [2, ...items[0]!.shape.slice(1)], data: Float32Array.from(items.flatMap(({ data }) => [...data])) };
 }
 
 /** Runs of `size` elements to mean 0 and variance 1, then the scale and shift of each element's channel. */
