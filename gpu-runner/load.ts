@@ -5,18 +5,18 @@ import type { DiffusionModel, EncodeTextArgs, LoadOptions, PredictArgs, TensorF3
 import { emitterFor } from "./graph/emitter.ts";
 import type { Graph, StoredTensor } from "./graph/ir.ts";
 import { checkModel, requireSound } from "./inspect.ts";
-import { hiddenName, normedName, poolingPosition } from "./models/clip-text.ts";
+import { buildTextEncoder, hiddenName, normedName, poolingPosition } from "./models/clip-text.ts";
 import { buildModelGraphs, type ModelGraphs } from "./models/model-graphs.ts";
 import { buildUnet } from "./models/unet.ts";
 import { conditionFeeds, featureFeeds, featuresOf } from "./models/unet-feeds.ts";
-import { AdaptedGraph } from "./serving/adapted-graph.ts";
+import { AdaptedGraph, type AdapterFeatures } from "./serving/adapted-graph.ts";
 import { createSession, type Feeds, SessionCache, type SessionLease } from "./session.ts";
 import { describeSource, type ModelDescription } from "./weights/describe.ts";
 import type { ComponentName } from "./weights/key-layouts.ts";
 import { hashModel, openModel } from "./weights/model-source.ts";
 import { placeTensors } from "./weights/placement.ts";
 import type { SourceTensor } from "./weights/sorted-keys.ts";
-import { PlacedWeights } from "./weights/weights.ts";
+import { PlacedWeights, type WeightSource } from "./weights/weights.ts";
 
 /** Sessions of this process: two models of one hash share theirs. */
 const sessions = new SessionCache();
@@ -31,7 +31,7 @@ export async function loadDiffusionModel(path: string, options: LoadOptions): Pr
   // Before anything is hashed or written: a model that cannot be loaded is refused at once.
   const checked = checkModel(source);
   requireSound(checked);
-  const { hash, files } = await hashModel(source);
+  const { hash, files } = await hashModel(source, options.cacheDir);
   const weights = placeParts(new Map([...checked.parts].map(([name, { taken }]) => [name, taken])), files, options.cacheDir);
   const shapes = new Map([...checked.parts].map(([name, part]) => [name, part.shapes] as const));
   return new LoadedModel({
@@ -72,6 +72,8 @@ class LoadedModel implements DiffusionModel {
   readonly unet: UnetBase;
   readonly #graphs: ModelGraphs;
   readonly #adaptedUnet: AdaptedGraph<ReturnType<typeof featuresOf>>;
+  /** In the order of `graphs.textEncoders`. */
+  readonly #adaptedTexts: readonly AdaptedGraph<Record<never, never>>[];
   readonly #keysValues: IpKeysValues;
   readonly #options: LoadOptions;
   readonly #leases = new Map<string, SessionLease>();
@@ -88,16 +90,22 @@ class LoadedModel implements DiffusionModel {
       sessions,
       options,
     );
+    this.#adaptedTexts = graphs.textEncoders.map(part => {
+      const build = (source: WeightSource, { lowRank }: AdapterFeatures): Graph => buildTextEncoder(part.config, source, lowRank);
+      const base = { key: hash, component: part.component, weights: part.weights, shapes: weightShapes[part.component]!, build };
+      return new AdaptedGraph(base, sessions, options);
+    });
     this.#keysValues = new IpKeysValues(config, sessions, options);
     this.#options = options;
   }
 
-  async encodeText({ encoder, inputIds, extraEmbeddings }: EncodeTextArgs): Promise<TextEncoding> {
+  async encodeText({ encoder, inputIds, extraEmbeddings, loras }: EncodeTextArgs): Promise<TextEncoding> {
     const { textEncoders } = this.#graphs;
     const part = textEncoders[encoder];
     if (!part) throw new RangeError(`text encoder: expected 0 to ${textEncoders.length - 1}, got ${encoder}`);
-    const { component, config, graph, embeddings } = part;
-    const out = await this.#run(component, graph, { embeddings: embeddings.embed(inputIds, extraEmbeddings) });
+    const { config, embeddings } = part;
+    const items = inputIds.map((_, i) => ({ loras: loras?.[i] ?? [], hypernetworks: [] }));
+    const out = await this.#adaptedTexts[encoder]!.run({}, { embeddings: embeddings.embed(inputIds, extraEmbeddings) }, items);
     const state = (name: (skip: number) => string) => (skip: number) => {
       const found = out[name(skip)];
       if (!found) throw new RangeError(`clip skip: expected 0 to ${config.layers}, got ${skip}`);
@@ -134,7 +142,7 @@ class LoadedModel implements DiffusionModel {
     if (this.#released) return;
     this.#released = true;
     for (const { embeddings } of this.#graphs.textEncoders) embeddings.close();
-    await Promise.all([...this.#leases.values(), this.#adaptedUnet, this.#keysValues].map(held => held.release()));
+    await Promise.all([...this.#leases.values(), this.#adaptedUnet, ...this.#adaptedTexts, this.#keysValues].map(held => held.release()));
   }
 
   /** Runs a graph's session, which is made at its first run. */

@@ -12,7 +12,7 @@ export interface ModelGraphs {
   unet: Graph;
   vaeEncoder: Graph;
   vaeDecoder: Graph;
-  textEncoders: readonly (TextEncoderPart & { graph: Graph; embeddings: TextEmbeddings })[];
+  textEncoders: readonly (TextEncoderPart & { graph: Graph; weights: WeightSource; embeddings: TextEmbeddings })[];
 }
 
 export function buildModelGraphs({ unet, vae, textEncoders }: ModelSource, weightsOf: (part: ComponentName) => WeightSource): ModelGraphs {
@@ -24,6 +24,7 @@ export function buildModelGraphs({ unet, vae, textEncoders }: ModelSource, weigh
       component,
       config,
       graph: buildTextEncoder(config, weightsOf(component)),
+      weights: weightsOf(component),
       embeddings: new TextEmbeddings(config, weightsOf(component)),
     })),
   };

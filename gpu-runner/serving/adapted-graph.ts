@@ -12,7 +12,7 @@ import type { LowRankLayers } from "../models/layers.ts";
 import { createSession, type Feeds, type SessionCache, type SessionOptions } from "../session.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { groupItems, joinItems, selectItems } from "./item-groups.ts";
-import { type LoraPlan, planLoras, type Shapes } from "./lora-plan.ts";
+import { type LoraPlan, type LoraTarget, planLoras, type Shapes } from "./lora-plan.ts";
 import { LowRankPacker } from "./low-rank-feeds.ts";
 import { patchedWeights } from "./patched-weights.ts";
 import { type Variant, Variants } from "./variants.ts";
@@ -49,7 +49,7 @@ export class AdaptedGraph<F extends object> {
   readonly #options: SessionOptions;
   readonly #variants: Variants;
   readonly #packer = new LowRankPacker();
-  #linears: ReadonlySet<string> | undefined;
+  #found: LoraTarget | undefined;
 
   constructor(base: AdaptableGraph<F>, sessions: SessionCache, options: SessionOptions) {
     this.#base = { ...base, weights: byName(base.weights) };
@@ -72,17 +72,21 @@ export class AdaptedGraph<F extends object> {
   }
 
   #plan({ loras, hypernetworks }: ItemAdapters, features: F): PlannedItem {
-    const { component, shapes } = this.#base;
-    const plan = planLoras(loras, { component, shapes, linears: this.#linearWeights(features) });
+    const plan = planLoras(loras, this.#target(features));
     const active = hypernetworks.filter(({ weight }) => weight !== 0);
     const groupKey = JSON.stringify([plan.patchKey, active.map(({ adapter, weight }) => [adapter.hash, weight])]);
     return { plan, hypernetworks: active, groupKey };
   }
 
-  #linearWeights(features: F): ReadonlySet<string> {
-    const { build, weights } = this.#base;
-    this.#linears ??= linearWeights(build(weights, { ...features, lowRank: null, hypernetworks: [] }));
-    return this.#linears;
+  /** What a graph without adapters shows: which weights it reads, and which of them in linear layers only. */
+  #target(features: F): LoraTarget {
+    const { build, weights, component, shapes } = this.#base;
+    this.#found ??= (() => {
+      const plain = build(weights, { ...features, lowRank: null, hypernetworks: [] });
+      const read = new Map(plain.weights.map(({ name }) => [name, shapes.get(name)!]));
+      return { component, shapes: read, linears: linearWeights(plain) };
+    })();
+    return this.#found;
   }
 
   #runGroup(

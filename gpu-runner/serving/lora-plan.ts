@@ -32,6 +32,7 @@ export type Shapes = ReadonlyMap<string, readonly number[]>;
 /** Where LoRAs can take hold. */
 export interface LoraTarget {
   component: AdapterComponent;
+  /** Of the weights that the graph reads; what it does not read, such as a text encoder's token table, is no target. */
   shapes: Shapes;
   /** Names of the weights that the graph uses in linear layers and nowhere else. */
   linears: ReadonlySet<string>;
@@ -73,7 +74,7 @@ function append<T>(map: Map<string, T[]>, name: string, value: T): void {
 
 function requireFit({ name, component, shape, lowRank }: WeightChange, shapes: Shapes): void {
   const base = shapes.get(name);
-  if (!base) throw new GraphError(name, `adapter on ${component}`, "a tensor of the base model", "none of this name");
+  if (!base) throw new GraphError(name, `adapter on ${component}`, "the name of a tensor that its graph reads", "another");
   // A 1x1 convolution and a linear layer stand for one another.
   const squeezed = (dims: readonly number[]): string =>
     String(dims.length === 4 && dims[2] === 1 && dims[3] === 1 ? dims.slice(0, 2) : dims);
