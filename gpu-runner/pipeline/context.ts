@@ -1,5 +1,10 @@
 /** What a picture needs from outside, and what is done with it on the way; the model thread fills it in. */
+import type { AdapterKind } from "../../shared/adapter.ts";
 import type { ProgressReport } from "../../shared/protocol.ts";
+import type { HyperNetwork, LoraAdapter, TextualInversion } from "../adapters/adapter.ts";
+import type { ControlNet } from "../adapters/controlnet/controlnet.ts";
+import type { IpAdapter } from "../adapters/ip-adapter/ip-adapter.ts";
+import type { T2iAdapter } from "../adapters/t2i-adapter/t2i-adapter.ts";
 import type { DiffusionModel } from "../components.ts";
 import type { ClipTokenizer } from "../tokenizer/clip.ts";
 import type { PreviewMap } from "./preview.ts";
@@ -12,6 +17,22 @@ export interface PictureModel {
   previewMap: PreviewMap;
 }
 
+/** What each kind of adapter is once opened for a base. */
+export interface OpenedAdapters {
+  lora: LoraAdapter;
+  "textual-inversion": TextualInversion;
+  hypernetwork: HyperNetwork;
+  "ip-adapter": IpAdapter;
+  controlnet: ControlNet;
+  "t2i-adapter": T2iAdapter;
+}
+
+/** Opens adapters, and keeps those that were used lately. */
+export interface AdapterSource {
+  /** @param path of the adapter's file or folder. Throws RangeError or ModelError where it does not fit the base. */
+  open<K extends AdapterKind>(kind: K, hash: string, path: string, base: DiffusionModel): Promise<OpenedAdapters[K]>;
+}
+
 export interface PictureContext {
   inputs: {
     /** Absolute path of an input file. Throws where it was not fetched. */
@@ -19,6 +40,7 @@ export interface PictureContext {
     /** Absolute path of an adapter's file, or folder where it is several. Throws where it was not fetched. */
     adapter(hash: string): string;
   };
+  adapters: AdapterSource;
   /** A loaded model: the request's own, and its refiner. */
   model(hash: string): Promise<PictureModel>;
 }

@@ -7,7 +7,7 @@ import type { Picture, PictureContext, PictureModel, PictureRun } from "./contex
 import { isGuided } from "./denoiser.ts";
 import { encodePicture } from "./encode-picture.ts";
 import { type RgbPicture, resizePicture, toTensor } from "./input-picture.ts";
-import { type ItemAdapters, noAdapters } from "./item-adapters.ts";
+import { noAdapters } from "./item-adapters.ts";
 import { itemNoise } from "./item-noise.ts";
 import { decode, resizeLatents } from "./latents.ts";
 import { timeIdsOf } from "./micro-conditioning.ts";
@@ -44,8 +44,7 @@ export async function runPictures(
   for (const request of requests) checkRequest(request, base.model.description);
   const items: Item[] = [];
   for (const request of requests) {
-    const source = await prepareSource(request, context.inputs);
-    items.push({ request, source, adapters: await resolveAdapters(context, base, request) });
+    items.push({ request, source: await prepareSource(request, context.inputs) });
   }
   const passes = await planPasses(context, base, first!);
   const onStep = batchProgress(
@@ -56,7 +55,7 @@ export async function runPictures(
   let latents: Float32Array[] = [];
   for (const [i, pass] of passes.entries()) {
     if (i > 0) starts = await continued(passes[i - 1]!, pass, latents, first!.upscale?.mode ?? "latent");
-    latents = await runPass(pass.plan, passItems(pass, items, starts), { onStep: onStep(i), ...(signal && { signal }) });
+    latents = await runPass(pass.plan, await passItems(context, pass, items, starts), { onStep: onStep(i), ...(signal && { signal }) });
   }
   return finish(base, passes.at(-1)!, items, latents);
 }
@@ -64,8 +63,6 @@ export async function runPictures(
 interface Item {
   request: PictureRequest;
   source: SourcePicture | null;
-  /** For the base; a refiner takes none. */
-  adapters: ItemAdapters;
 }
 
 interface Pass {
@@ -117,10 +114,16 @@ function passSettings(
   };
 }
 
-function passItems({ plan, role }: Pass, items: readonly Item[], starts: readonly Start[]): PassItem[] {
+async function passItems(
+  context: PictureContext,
+  { plan, role }: Pass,
+  items: readonly Item[],
+  starts: readonly Start[],
+): Promise<PassItem[]> {
   const { pictureModel, width, height } = plan;
   const { description } = pictureModel.model;
-  return items.map(({ request, source, adapters }, i) => {
+  const result: PassItem[] = [];
+  for (const [i, { request, source }] of items.entries()) {
     const guidance = {
       scale: request.guidance_scale,
       rescale: request.guidance_rescale,
@@ -128,18 +131,21 @@ function passItems({ plan, role }: Pass, items: readonly Item[], starts: readonl
       end: request.guidance_end,
       imageScale: role === "first" ? request.image_guidance_scale : null,
     };
-    const own = role === "refine" ? noAdapters : adapters;
-    return {
-      texts: itemTexts(pictureModel, textsOf(request), own, isGuided(pictureModel, guidance)),
+    const region = role === "first" ? (source?.region ?? null) : null;
+    // Adapters belong to the base: a refiner has other layers.
+    const adapters = role === "refine" ? noAdapters : await resolveAdapters(context, plan, request, region);
+    result.push({
+      texts: itemTexts(pictureModel, textsOf(request), adapters, isGuided(pictureModel, guidance)),
       timeIds: timeIdsOf(description, request.micro_conditioning, { width, height }),
       guidance,
-      adapters: own,
+      adapters,
       start: starts[i]!,
       mask: role === "upscale" ? null : (source?.mask ?? null),
       fillsWithNoise: request.mask?.fill === "noise",
       draw: itemNoise(request, plan.shape),
-    };
-  });
+    });
+  }
+  return result;
 }
 
 function textsOf({ prompt, prompt_2, negative_prompt, negative_prompt_2, prompt_syntax, clip_skip }: PictureRequest) {

@@ -11,6 +11,8 @@ export interface SourcePicture {
   pixels: TensorF32;
   /** [H, W] in 0..1; null: no mask. */
   mask: Float32Array | null;
+  /** What of the picture the run works on, at the request's size; null: all of it. */
+  region: Region | null;
   /** RGB of the run's result to RGB of the picture: with a mask, what lies outside it stays as it was. */
   finish(result: Uint8ClampedArray<ArrayBuffer>): Promise<Uint8ClampedArray<ArrayBuffer>>;
 }
@@ -29,7 +31,7 @@ export async function prepareSource(request: PictureRequest, inputs: PictureCont
     ? await readPadded(inputs.file(source.image), outpaint, width, height)
     : await readPicture(inputs.file(source.image), "source.image", { width, height });
   const sharpMask = await maskOf(request, inputs);
-  if (sharpMask === null) return { pixels: toTensor(picture), mask: null, finish: async result => result };
+  if (sharpMask === null) return { pixels: toTensor(picture), mask: null, region: null, finish: async result => result };
   const soft = await blurMask(sharpMask, width, height, mask?.blur ?? feather);
   const region = mask?.padding_crop == null ? null : cropAround(sharpMask, width, height, mask.padding_crop);
   const filled = mask?.fill === "blur" ? await fillFromAround(picture, soft) : picture;
@@ -37,9 +39,9 @@ export async function prepareSource(request: PictureRequest, inputs: PictureCont
     const over = region ? await pasted(picture, { data: new Uint8Array(result.buffer), width, height }, region) : result;
     return composite(picture.data, new Uint8Array(over.buffer), soft);
   };
-  if (region === null) return { pixels: toTensor(filled), mask: soft, finish };
-  const cropped = await resizePicture(cutPicture(filled, region), width, height);
-  return { pixels: toTensor(cropped), mask: await enlargedMask(cut(soft, width, 1, region), region, width, height), finish };
+  if (region === null) return { pixels: toTensor(filled), mask: soft, region, finish };
+  const cropped = await cropPicture(filled, region);
+  return { pixels: toTensor(cropped), mask: await enlargedMask(cut(soft, width, 1, region), region, width, height), region, finish };
 }
 
 type Outpaint = NonNullable<PictureRequest["outpaint"]>;
@@ -75,8 +77,10 @@ async function maskOf({ mask, outpaint, width, height }: PictureRequest, inputs:
   });
 }
 
-function cutPicture({ data, width }: RgbPicture, region: Region): RgbPicture {
-  return { data: Uint8Array.from(cut(Float32Array.from(data), width, 3, region)), width: region.width, height: region.height };
+/** The region at the picture's own size. */
+export function cropPicture({ data, width, height }: RgbPicture, region: Region): Promise<RgbPicture> {
+  const part = { data: Uint8Array.from(cut(Float32Array.from(data), width, 3, region)), width: region.width, height: region.height };
+  return resizePicture(part, width, height);
 }
 
 async function enlargedMask(mask: Float32Array, region: Region, width: number, height: number): Promise<Float32Array> {

@@ -1,5 +1,6 @@
 /** The kinds of reference case that this build can run, by their names in `cases.json`. */
 import type { VerifyKind } from "../kind.ts";
+import { combinedKind } from "./combined.ts";
 import { controlNetKind } from "./controlnet.ts";
 import { hyperNetworkKind, hyperNetworkPickleKind } from "./hypernetwork.ts";
 import { ipAdapterKind } from "./ip-adapter.ts";
@@ -32,5 +33,6 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     ipAdapterKind,
     controlNetKind,
     t2iAdapterKind,
+    combinedKind,
   ].map(kind => [kind.kind, kind]),
 );
