@@ -8,11 +8,9 @@ import { writeRandomWeights } from "../gpu-runner/weights/random-weights.ts";
 import type { Benchmark, Row } from "./benchmark.ts";
 import { type Child, startChild } from "./child.ts";
 import type { Options } from "./options.ts";
+import { stableDiffusion15 } from "./random-model.ts";
 import { withScratchFolder } from "./scratch.ts";
 import { median, medianRatio } from "./statistics.ts";
-
-/** `unet/config.json` of Stable Diffusion 1.5, where it differs from the reference's defaults. */
-const stableDiffusion15 = { _class_name: "UNet2DConditionModel", sample_size: 64, cross_attention_dim: 768, attention_head_dim: 8 };
 
 /** glibc gives freed memory back and faults it in again at every step unless told otherwise, which costs PyTorch a third of its speed. */
 const tunedMalloc = { MALLOC_MMAP_MAX_: "0", MALLOC_TRIM_THRESHOLD_: "100000000000", MALLOC_TOP_PAD_: "268435456" };

@@ -5,6 +5,7 @@ import { resolve } from "node:path";
 import type { ModelFamily } from "../../shared/model.ts";
 import type { TextEncoderConfig, UnetConfig, VaeConfig } from "./configs.ts";
 import { openDiffusersFolder } from "./diffusers-folder.ts";
+import { sha256OfFile } from "./file-hash.ts";
 import type { ComponentName, KeyLayout } from "./key-layouts.ts";
 import { ModelError } from "./model-error.ts";
 import { openSingleFile } from "./single-file.ts";
