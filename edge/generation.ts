@@ -13,7 +13,7 @@ import {
   type PictureRequest,
   plainPicture,
 } from "../shared/picture.ts";
-import { samplerOptionIssues } from "../shared/samplers.ts";
+import { resolveSamplerName, samplerNames, samplerOptionIssues } from "../shared/samplers.ts";
 import { type AdapterContext, useAdapters } from "./adapter-uses.ts";
 import { defaultSize, passErrors, sizeErrors } from "./generation-size.ts";
 import { microConditioning, promptsOf } from "./generation-text.ts";
@@ -75,7 +75,8 @@ export async function planGeneration(request: GenerationRequest, context: Genera
 /** A request whose open fields have the model's defaults. Its seed is 0 until it is known. */
 function fill(request: GenerationRequest, { model, inputs }: GenerationContext): ResolvedRequest {
   const { defaults } = model;
-  const sampler = request.sampler ?? defaults.sampler;
+  const named = request.sampler === undefined ? null : resolveSamplerName(request.sampler);
+  const sampler = named?.sampler ?? defaults.sampler;
   const size = defaultSize(request, model, inputs.get(request.image ?? ""));
   const steps = request.steps ?? defaults.steps;
   return {
@@ -87,7 +88,7 @@ function fill(request: GenerationRequest, { model, inputs }: GenerationContext):
     guidance_rescale: request.guidance_rescale ?? defaults.guidance_rescale,
     clip_skip: request.clip_skip ?? defaults.clip_skip,
     // The model's options were chosen for the model's sampler.
-    sampler_options: { ...(sampler === defaults.sampler && defaults.sampler_options), ...request.sampler_options },
+    sampler_options: { ...(sampler === defaults.sampler && defaults.sampler_options), ...named?.options, ...request.sampler_options },
     upscale: request.upscale && { ...request.upscale, steps: request.upscale.steps ?? steps },
     num_images: request.num_images ?? Math.max(1, request.per_image.length),
     seed: request.seed ?? 0,
@@ -106,6 +107,10 @@ function requestErrors(request: GenerationRequest, filled: ResolvedRequest, { mo
       got: JSON.stringify(filled.sampler_options[option] ?? null),
     })),
   ];
+  if (request.sampler !== undefined && !resolveSamplerName(request.sampler)) {
+    const expected = `one of ${samplerNames.join(", ")}, or its name in diffusers, A1111 or ComfyUI`;
+    errors.push({ field: "sampler", expected, got: JSON.stringify(request.sampler) });
+  }
   if (request.per_image.length > 0 && request.per_image.length !== filled.num_images)
     errors.push({
       field: "per_image",

@@ -39,7 +39,9 @@ export function answerError(error: Error, context: AppContext): Response {
 
 function asAtelierError(error: Error): AtelierError | undefined {
   if (error instanceof AtelierError) return error;
-  // Hono's own refusals: a body that does not parse is the only one that its validators throw.
+  // Hono's own refusals: a body that does not parse, and a body of a type that the route's description does not name.
+  if (error instanceof HTTPException && error.status === 415)
+    return new AtelierError("invalid_request", "The header Content-Type names a type that this resource does not take.");
   if (error instanceof HTTPException && error.status === 400) return new AtelierError("invalid_json");
   return undefined;
 }

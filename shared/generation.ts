@@ -2,7 +2,7 @@ import { z } from "zod";
 import { type AdapterKind, adapterKindSchema } from "./adapter.ts";
 import { contentHashSchema, idPrefixes, modelNameSchema } from "./names.ts";
 import { controlPreprocessors, noiseSources, pictureFormats, promptSyntaxes, seedSchema } from "./picture.ts";
-import { samplerNameSchema, samplerOptionsSchema } from "./samplers.ts";
+import { samplerNameSchema, samplerNames, samplerOptionsSchema } from "./samplers.ts";
 
 export const MAX_PICTURES = 8;
 export const MAX_PROMPT_CHARACTERS = 8192;
@@ -187,8 +187,12 @@ export const generationRequestSchema = z
     height: z.int().positive().optional().describe("pixels; a multiple of the model's size_multiple"),
     steps: z.int().min(1).max(MAX_STEPS).optional().describe("sampling steps"),
     seed: seedSchema.optional().describe("picture i gets seed + i, modulo 2^32"),
-    sampler: samplerNameSchema.optional(),
-    sampler_options: samplerOptionsSchema.default({}),
+    sampler: z
+      .string()
+      .max(100)
+      .optional()
+      .describe(`${samplerNames.join(", ")}; also the names of diffusers' classes, A1111 and ComfyUI, such as "DPM++ 2M Karras"`),
+    sampler_options: samplerOptionsSchema.default({}).describe("flags of the sampler; they go before what its name or the model says"),
     mask: inputReferenceSchema.nullable().default(null).describe("inpainting: white where `image` is repainted"),
     mask_blur: z.number().min(0).max(256).default(0).describe("radius in pixels"),
     padding_mask_crop: padding.nullable().default(null).describe("repaint a crop around the mask with that much padding, at full size"),

@@ -103,7 +103,13 @@ describe("POST /v1/generations", () => {
     ["a seed out of range", { prompt: "x", seed: 2 ** 32 }, "seed", "4294967296", "a number of at most 4294967295"],
     ["a fraction of a seed", { prompt: "x", seed: 1.5 }, "seed", "1.5", "a whole number"],
     ["too many steps", { prompt: "x", steps: 151 }, "steps", "151", "a number of at most 150"],
-    ["an unknown sampler", { prompt: "x", sampler: "magic" }, "sampler", '"magic"', `one of ${samplerNames.join(", ")}`],
+    [
+      "an unknown sampler",
+      { prompt: "x", sampler: "magic" },
+      "sampler",
+      '"magic"',
+      `one of ${samplerNames.join(", ")}, or its name in diffusers, A1111 or ComfyUI`,
+    ],
     [
       "an option of another sampler",
       { prompt: "x", sampler: "euler", sampler_options: { eta: 1 } },
@@ -147,7 +153,7 @@ describe("POST /v1/generations", () => {
     const [broken, unsaid, large] = [
       await post("{"),
       await post('{"prompt":"x"}', "text/plain"),
-      await post(JSON.stringify({ prompt: "x".repeat(300_000) })),
+      await post(JSON.stringify({ prompt: "x".repeat(13 * 1024 * 1024) })),
     ];
     expect([broken.status, unsaid.status, large.status]).toEqual([400, 400, 413]);
     expect(await broken.json()).toMatchObject({ code: "invalid_json" });
