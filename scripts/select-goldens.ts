@@ -11,6 +11,16 @@ import { withSafetensors } from "../gpu-runner/weights/safetensors.ts";
 import { type TensorToWrite, writeSafetensors } from "../gpu-runner/weights/safetensors-write.ts";
 
 const modelFolder = "models/sd15";
+const adapterKinds = [
+  "lora",
+  "textual-inversion",
+  "hypernetwork",
+  "hypernetwork-pickle",
+  "ip-adapter",
+  "controlnet",
+  "t2i-adapter",
+  "combined",
+];
 const modelKinds = ["text-encoder", "unet", "vae-encode", "vae-decode"];
 
 function isSelected({ kind, model, params }: GoldenCase): boolean {
@@ -18,12 +28,19 @@ function isSelected({ kind, model, params }: GoldenCase): boolean {
   if (kind === "tokenizer") return true;
   if (kind === "noise") return true;
   if (kind === "scheduler") return scheduled;
+  if (adapterKinds.includes(kind)) return true;
   if (modelKinds.includes(kind)) return !params.tiled;
   return kind === "pipeline" && model === modelFolder && scheduled && params.task === "txt2img";
 }
 
 function configsOf(model: string): string {
   return model.replace(/\.safetensors$/, ".json");
+}
+
+/** Files and folders that a case names beside its model. */
+function adapterPaths({ adapters = [], params }: GoldenCase): string[] {
+  const named = ["options", "imageEncoder", "config"].map(name => params[name]).filter(value => typeof value === "string");
+  return [...adapters.map(({ file }) => file), ...named];
 }
 
 /** Writes the named tensors of one file, in the file's order. */
@@ -48,6 +65,7 @@ for (const model of new Set(selected.flatMap(({ model }) => model ?? []))) {
   // A single file's configs lie beside it.
   if (model.endsWith(".safetensors")) cpSync(join(source, configsOf(model)), join(destination, configsOf(model)));
 }
+for (const path of new Set(selected.flatMap(adapterPaths))) cpSync(join(source, path), join(destination, path), { recursive: true });
 const files = Map.groupBy(
   selected.filter(({ tensors }) => tensors !== undefined),
   ({ tensors }) => tensors!,
