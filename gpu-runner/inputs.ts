@@ -132,7 +132,7 @@ export class InputStore {
   /** Into a temporary file, goes on where a connection broke off, and gives the file its name when size and hash are right. */
   async #download(path: string, input: Input, lease: HeldLease): Promise<void> {
     const partial = `${path}.${randomUUID()}.part`;
-    const file = await open(partial, "wx");
+    const file = await open(partial, "ax");
     try {
       await this.#receiveAll(file, input, lease);
       await file.sync();
@@ -196,7 +196,7 @@ export class InputStore {
         lease.activity++;
         if (progress.bytes + chunk.byteLength > input.bytes)
           throw new InputFailed(`The input ${input.sha256}: expected ${input.bytes} bytes, got more.`, true);
-        await file.write(chunk, 0, chunk.byteLength, progress.bytes);
+        await file.appendFile(chunk);
         progress.hash.update(chunk);
         progress.bytes += chunk.byteLength;
       }

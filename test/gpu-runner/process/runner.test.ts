@@ -1,9 +1,12 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ulid } from "ulid";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../../shared/engine.ts";
 import { canonicalPictureRequest } from "../../../shared/picture.ts";
-import { EdgePeer, type GrantChanges, newExecution, newKey, pictureRequest } from "./edge-peer.ts";
+import { EdgePeer, type GrantChanges, inputOf, newExecution, newKey, pictureRequest } from "./edge-peer.ts";
 import { runnerFor } from "./harness.ts";
 
 let peer: EdgePeer;
@@ -267,6 +270,130 @@ describe("a model thread that is lost", () => {
     await peer.until(() => peer.of("complete")[0], "complete");
     expect((await metrics.threadRestarts.get()).values.map(({ value }) => value)).toEqual([1]);
   });
+});
+
+describe("batches", () => {
+  test("members end one by one: a bad one fails for good, a canceled one is not uploaded, the others complete", async () => {
+    await start();
+    const works = [job("steps 5"), job("fail"), job("steps 60", 10), job("steps 5")];
+    await peer.grant(works);
+    await peer.until(() => peer.of("fail")[0], "fail");
+    peer.send({ v: PROTOCOL_VERSION, type: "cancel", leases: [{ execution: works[2]!.execution, epoch: 1 }] });
+    await peer.until(() => peer.of("complete").length === 2, "two completes");
+    await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a free runner");
+    expect(peer.of("complete").map(({ execution }) => execution)).toEqual([works[0]!.execution, works[3]!.execution]);
+    expect(peer.of("fail").map(({ execution, retryable }) => [execution, retryable])).toEqual([[works[1]!.execution, false]]);
+    expect(peer.uploads.length).toBe(2);
+  });
+
+  test("a batch that is granted twice is accepted twice and computed once", async () => {
+    await start();
+    const works = [job("steps 20"), job("steps 20")];
+    for (let i = 0; i < 2; i++) await peer.grant(works);
+    await peer.until(() => peer.of("complete").length === 2, "two completes");
+    await peer.until(() => peer.of("heartbeat").at(-1)?.leases.length === 0, "a heartbeat without leases");
+    expect([peer.of("accept").map(({ leases }) => leases.length), peer.uploads.length]).toEqual([[2, 2], 2]);
+  });
+
+  test("a lost thread fails every unfinished member as retryable", async () => {
+    await start();
+    const works = [job("steps 1"), job("crash"), job("steps 1")];
+    await peer.grant(works);
+    await peer.until(() => peer.of("fail").length === 2, "two failures");
+    expect(peer.of("fail").every(({ retryable }) => retryable)).toBe(true);
+    expect((await peer.until(() => peer.of("complete")[0], "complete")).execution).toBe(works[0]!.execution);
+  });
+
+  test("says how many it takes at once, and what lies in its memory", async () => {
+    await start({ ATELIER_MAX_BATCH: "7" });
+    expect(peer.of("hello").at(-1)?.max_batch).toBe(7);
+    expect(peer.of("ready").at(-1)?.resident).toEqual([]);
+    await peer.grant([job("steps 1")]);
+    const { model } = pictureRequest();
+    await peer.until(() => peer.of("ready").at(-1)?.n === 1 && peer.of("ready").at(-1)?.resident.includes(model), "the resident model");
+  });
+});
+
+describe("inputs", () => {
+  let cacheDir: string;
+  beforeEach(() => {
+    cacheDir = mkdtempSync(join(tmpdir(), "atelier-runner-"));
+    stop.push(async () => rmSync(cacheDir, { recursive: true }));
+  });
+
+  function reading(content: string) {
+    const input = inputOf(content);
+    peer.objects.set(input.key, content);
+    return { ...job("read"), inputs: [input] };
+  }
+
+  test("are fetched before anything is computed, also over a cut socket and a broken download", async () => {
+    await start({ ATELIER_CACHE_DIR: cacheDir });
+    const work = reading("a source picture");
+    peer.onRead = (response, content, read) => {
+      if (read > 1) return false;
+      response.writeHead(200, { "content-length": content.length });
+      response.write(content.slice(0, 5), () => {
+        peer.cut();
+        response.destroy();
+      });
+      return true;
+    };
+    await peer.grant([work]);
+    await peer.until(() => peer.of("complete")[0], "complete");
+    expect([peer.uploads[0]?.body.toString(), peer.connections]).toEqual(["a source picture", 2]);
+    expect(peer.of("hello").at(-1)?.leases).toEqual([{ execution: work.execution, epoch: 1 }]);
+  });
+
+  test("one that is gone fails its execution for good, and the batch's others are computed", async () => {
+    await start({ ATELIER_CACHE_DIR: cacheDir });
+    const [good, bad] = [reading("here"), reading("gone")];
+    peer.objects.delete(bad.inputs[0]!.key);
+    await peer.grant([good, bad]);
+    const fail = await peer.until(() => peer.of("fail")[0], "fail");
+    expect(fail).toMatchObject({ execution: bad.execution, code: "runner_failed", retryable: false });
+    expect((await peer.until(() => peer.of("complete")[0], "complete")).execution).toBe(good.execution);
+  });
+
+  test("a lease that the edge calls over when it reads is dropped", async () => {
+    const { metrics } = await start({ ATELIER_CACHE_DIR: cacheDir });
+    peer.onRead = response => {
+      response.writeHead(409).end();
+      return true;
+    };
+    await peer.grant([reading("a source picture")]);
+    await expect.poll(() => outcomes(metrics), { timeout: 15_000 }).toEqual({ stale: 1 });
+    expect(peer.of("fail")).toEqual([]);
+  });
+
+  test("a canceled lease stops reading", async () => {
+    await start({ ATELIER_CACHE_DIR: cacheDir });
+    const work = reading("a source picture");
+    peer.onRead = response => {
+      response.writeHead(200).flushHeaders();
+      return true;
+    };
+    await peer.grant([work]);
+    await peer.until(() => peer.reads.length === 1, "a read");
+    peer.send({ v: PROTOCOL_VERSION, type: "cancel", leases: [{ execution: work.execution, epoch: 1 }] });
+    await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a free runner");
+    expect([peer.uploads, peer.of("fail")]).toEqual([[], []]);
+  });
+});
+
+test("a model that is added to the registry is announced on a new socket, and its leases are kept", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "atelier-runner-"));
+  stop.push(async () => rmSync(folder, { recursive: true }));
+  await start({ ATELIER_MODEL_REGISTRY: join(folder, "models.json") });
+  const work = job("steps 3000", 1);
+  await peer.grant([work]);
+  await peer.until(() => peer.of("accept")[0], "accept");
+  const hash = `sha256:${"5".repeat(64)}`;
+  writeFileSync(join(folder, "models.json"), JSON.stringify([{ hash, path: "/models/added" }]));
+  const hello = await peer.until(() => peer.of("hello")[1], "another hello");
+  expect(hello.models).toEqual([pictureRequest().model, hash]);
+  expect(hello.leases).toEqual([{ execution: work.execution, epoch: 1 }]);
+  await peer.until(() => peer.of("complete")[0], "complete");
 });
 
 describe("draining", () => {

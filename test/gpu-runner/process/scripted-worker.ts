@@ -45,7 +45,7 @@ const behaviours: Record<string, Behaviour> = {
   crash: () => {
     setTimeout(() => {
       throw new Error("crashed as told");
-    });
+    }, 50);
     return delay(60_000);
   },
   exit: () => process.exit(3),
