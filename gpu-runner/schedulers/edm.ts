@@ -11,8 +11,8 @@ import type { Schedule } from "./schedule.ts";
 import { karrasSigmas } from "./sigma-schedules.ts";
 import { stepSampler } from "./step-sampler.ts";
 
-/** Timesteps are log(sigma) / 4. */
-export function edmSchedule(config: SchedulerConfig, steps: number): Schedule {
+/** Timesteps are log(sigma) / 4. With `final_sigmas_type` sigma_min Euler's class ends at the last level again, DPM-Solver's at the setting. */
+export function edmSchedule(config: SchedulerConfig, steps: number, repeatsLast = false): Schedule {
   const { sigma_max: highest, sigma_min: lowest } = config;
   if (!Number.isInteger(steps) || steps < 1) throw new RangeError(`steps: expected a positive integer, got ${steps}`);
   if (highest === null || lowest === null) throw new RangeError("sigma_min, sigma_max: expected numbers, got null");
@@ -22,7 +22,7 @@ export function edmSchedule(config: SchedulerConfig, steps: number): Schedule {
       : linspace(Math.log(lowest), Math.log(highest), steps).map(Math.exp).reverse();
   return {
     timesteps: levels.map(sigma => Math.fround(0.25 * Math.log(Math.fround(sigma)))),
-    sigmas: Float32Array.from([...levels, config.final_sigmas_type === "sigma_min" ? levels.at(-1)! : 0]),
+    sigmas: Float32Array.from([...levels, config.final_sigmas_type === "zero" ? 0 : repeatsLast ? levels.at(-1)! : lowest]),
     alphasCumprod: new Float32Array(),
     initNoiseSigma: Math.sqrt(highest ** 2 + 1),
   };
@@ -43,7 +43,7 @@ export function edmOriginal({ prediction_type, sigma_data }: SchedulerConfig, ou
 }
 
 export const edmEuler = stepSampler({
-  schedule: edmSchedule,
+  schedule: (config, steps) => edmSchedule(config, steps, true),
   addNoise: noiseByLevel,
   scaleInput: edmScale,
 

@@ -86,6 +86,8 @@ export function eulerSchedule(config: SchedulerConfig, steps: number): Schedule 
 interface SolverScheduleRules {
   /** `final_sigmas_type` is not looked at: the run ends at the least level of training, a named schedule at its last level again. */
   repeatsLast?: boolean;
+  /** With `final_sigmas_type` sigma_min a named schedule ends at its last level again, not at the least of training. */
+  namedRepeatsLast?: boolean;
   /** Timesteps of karras levels are truncated, not rounded, for models of the cosine schedule. */
   truncatesCosine?: boolean;
 }
@@ -100,9 +102,10 @@ export function solverSchedule(config: SchedulerConfig, steps: number, rules: So
   const levels = named ?? spaced.map(timestep => interpolate(timestep, sigmas));
   return {
     timesteps: named?.map(sigma => solverTimestep(config, sigma, trained, rules)) ?? spaced,
-    sigmas: rules.repeatsLast
-      ? Float32Array.from([...levels, named ? levels.at(-1)! : levelOf(alphasCumprod[0]!)])
-      : withFinalSigma(config, levels, alphasCumprod),
+    sigmas:
+      rules.repeatsLast || (rules.namedRepeatsLast && named && config.final_sigmas_type === "sigma_min")
+        ? Float32Array.from([...levels, named ? levels.at(-1)! : levelOf(alphasCumprod[0]!)])
+        : withFinalSigma(config, levels, alphasCumprod),
     alphasCumprod,
     initNoiseSigma: 1,
   };

@@ -12,7 +12,7 @@ import { stepSampler } from "./step-sampler.ts";
 import { thresholdSample } from "./threshold.ts";
 
 export const unipc = stepSampler({
-  schedule: (config, steps) => solverSchedule({ ...config, lambda_min_clipped: null }, steps),
+  schedule: (config, steps) => solverSchedule({ ...config, lambda_min_clipped: null }, steps, { namedRepeatsLast: true }),
   addNoise: noiseBySignal,
 
   start(config, { timesteps, sigmas }, { batch, begin }) {

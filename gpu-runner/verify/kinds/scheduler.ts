@@ -9,7 +9,7 @@ import type { Schedule } from "../../schedulers/schedule.ts";
 import { float32Input, type GoldenTensor, type VerifyContext, type VerifyKind } from "../kind.ts";
 
 /** Arguments of diffusers' `step` that are settings here. */
-const stepArguments = ["eta", "s_churn", "s_tmin", "s_tmax", "s_noise"] as const;
+const stepArguments = ["eta", "use_clipped_model_output", "s_churn", "s_tmin", "s_tmax", "s_noise"] as const;
 
 const paramsSchema = z.object({
   scheduler: z.enum(schedulerClasses),
