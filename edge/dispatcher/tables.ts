@@ -151,11 +151,11 @@ export type InstanceRow = {
   resident: string;
 };
 
-/** Creates the tables of a new object, or brings those of an older one up to date. */
-export function migrate(sql: SqlStorage): void {
+/** Creates the tables of a new object, or brings those of an older one up to date. `upTo`: as a version knew them that had so many migrations. */
+export function migrate(sql: SqlStorage, upTo: number = migrations.length): void {
   sql.exec("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY)");
   const { version } = sql.exec<{ version: number }>("SELECT COUNT(*) AS version FROM migrations").one();
-  for (const [index, migration] of migrations.entries()) {
+  for (const [index, migration] of migrations.slice(0, upTo).entries()) {
     if (index < version) continue;
     sql.exec(migration);
     sql.exec("INSERT INTO migrations VALUES (?)", index);

@@ -1,7 +1,9 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { expect, it } from "vitest";
+import { settings } from "../../../edge/env.ts";
 import { newId } from "../../../edge/ids.ts";
+import { publicJwk, verify } from "../../../shared/signing.ts";
 import {
   acceptJob,
   dispatcherOf,
@@ -292,6 +294,69 @@ it("comes back from a restart that drops every socket, with executions queued, l
   await complete(back, await back.acceptLease());
   await back.next("committed");
   expect(await jobStatus(job.job)).toEqual({ status: "succeeded", error: null });
+});
+
+it("grants compatible pictures as one batch, and retries its members alone when the runner is lost", async () => {
+  const pool = newPool();
+  const job = await acceptJob(pool, { pictures: 4, batchKey: "k" });
+  await offer(pool, job);
+  const lost = await TestRunner.connect(pool, { ready: 1, maxBatch: 4 });
+  const { executions, grant } = await lost.acceptBatch();
+  const claims = await verify("grant", grant, [publicJwk(settings(env).GRANT_KEY)]);
+  const ids = job.executions.map(({ id }) => id).sort();
+  expect(executions.map(({ execution }) => execution).sort()).toEqual(ids);
+  expect(claims.executions.map(({ execution }) => execution).sort()).toEqual(ids);
+  expect(new Set(claims.executions.map(({ capabilities }) => capabilities.result)).size).toBe(4);
+
+  const [first] = executions;
+  await complete(lost, first!);
+  await lost.next("committed");
+  lost.close();
+  await fallDue(pool, "leases", "last_heartbeat");
+  const good = await TestRunner.connect(pool, { ready: 1, maxBatch: 4 });
+  for (let i = 0; i < 3; i++) {
+    const batch = await good.acceptBatch();
+    expect(batch.executions.map(({ epoch }) => epoch)).toEqual([2]);
+    await complete(good, batch.executions[0]!);
+    await good.next("committed");
+    good.say({ type: "ready", n: 1, resident: [] });
+  }
+  expect(await jobStatus(job.job)).toEqual({ status: "succeeded", error: null });
+  const attempts = await withSql(pool, sql => sql.exec<{ attempts: number }>("SELECT attempts FROM executions").toArray());
+  expect(attempts.map(row => row.attempts)).toEqual([0, 0, 0, 0]);
+});
+
+it("grants the rest of a batch of which one member cannot be granted", async () => {
+  const pool = newPool();
+  const [good, bad] = [await acceptJob(pool, { batchKey: "k" }), await acceptJob(pool, { batchKey: "k" })];
+  for (const job of [good, bad]) await offer(pool, job);
+  await env.DB.prepare("UPDATE executions SET params = json_set(params, '$.seed', 99) WHERE id = ?").bind(bad.executions[0]!.id).run();
+  const runner = await TestRunner.connect(pool, { ready: 1, maxBatch: 4 });
+  const { executions } = await runner.acceptBatch();
+  expect(executions.map(({ execution }) => execution)).toEqual([good.executions[0]!.id]);
+  await until(async () => (await jobStatus(bad.job)).status === "failed", "the end of the bad one");
+  await complete(runner, executions[0]!);
+  await runner.next("committed");
+  expect(await jobStatus(good.job)).toEqual({ status: "succeeded", error: null });
+});
+
+it("lets a runner read the inputs of its execution: each exact object, no longer than the attempt", async () => {
+  const sha256 = "5".repeat(64);
+  const adapter = { hash: `sha256:${sha256}`, files: [{ path: "lora.safetensors", sha256, bytes: 7 }] };
+  const file = { sha256, bytes: 7, key: `inputs/ten_1/${sha256}` };
+  const pool = newPool();
+  const job = await acceptJob(pool, { inputs: { files: [file], adapters: [{ ...adapter, files: [adapter.files[0]!] }] } });
+  await offer(pool, job);
+  const runner = await TestRunner.connect(pool, { ready: 1 });
+  const { execution, epoch, grant } = await runner.acceptLease();
+  const [claims] = (await verify("grant", grant, [publicJwk(settings(env).GRANT_KEY)])).executions;
+  expect(claims).toMatchObject({ adapters: [adapter], inputs: [file] });
+  const capability = await verify("capability", claims!.inputs[0]!.capability, [publicJwk(settings(env).CAPABILITY_KEY)]);
+  expect(capability).toMatchObject({ method: "GET", key: file.key, max_bytes: 7, execution, epoch, instance: runner.instance, pool });
+  expect(capability.exp).toBe(Math.ceil(claims!.attempt_deadline / 1000));
+  expect(await withSql(pool, sql => sql.exec("SELECT adapters FROM executions").one())).toEqual({
+    adapters: JSON.stringify([adapter.hash]),
+  });
 });
 
 it("does not throw in its alarm and sets the next one, whatever fails", async () => {

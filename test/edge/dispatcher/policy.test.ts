@@ -184,3 +184,120 @@ it("puts what was handed back uncomputed before everything else, but not to the 
     other: { executions: ["a1"], instance: "s", overtaken: null },
   });
 });
+
+/** Every grant that can be made, with what it gives. */
+function serveGrants(sql: SqlStorage): (readonly string[])[] {
+  const served: (readonly string[])[] = [];
+  for (let next = serveGrant(sql); next; next = serveGrant(sql)) served.push(next);
+  return served;
+}
+
+it("fills a grant with executions of the same batch key, up to what the instance takes", async () => {
+  const grants = await withSql(newPool(), sql => {
+    for (const id of ["x1", "x2", "x3", "x4", "x5"]) queue(sql, id, { batch: "x" });
+    queue(sql, "alone");
+    queue(sql, "alone-too");
+    queue(sql, "y1", { batch: "y" });
+    connect(sql, "r", { maxBatch: 3 });
+    return serveGrants(sql);
+  });
+  expect(grants).toEqual([["x1", "x2", "x3"], ["x4", "x5"], ["alone"], ["alone-too"], ["y1"]]);
+});
+
+it("puts one execution of each tenant into a batch before anybody's second, and counts it as their turn", async () => {
+  const grants = await withSql(newPool(), sql => {
+    for (const id of ["a1", "a2", "a3"]) queue(sql, id, { tenant: "a", batch: "x" });
+    queue(sql, "a-other", { tenant: "a" });
+    for (const id of ["b1", "b2"]) queue(sql, id, { tenant: "b", batch: "x" });
+    queue(sql, "c-other", { tenant: "c" });
+    queue(sql, "c1", { tenant: "c", batch: "x" });
+    connect(sql, "r", { maxBatch: 4 });
+    return serveGrants(sql);
+  });
+  expect(grants).toEqual([["a1", "b1", "c1", "a2"], ["a3", "b2"], ["c-other"], ["a-other"]]);
+});
+
+it("serves a waiting tenant after at most one grant to each of the others, with batches too", async () => {
+  const arrivals = fc.array(fc.record({ tenant: fc.nat({ max: 4 }), n: fc.nat({ max: 6 }), batch: fc.constantFrom("", "x", "y") }), {
+    minLength: 5,
+    maxLength: 60,
+  });
+  await withSql(newPool(), sql => {
+    fc.assert(
+      fc.property(arrivals, fc.integer({ min: 1, max: 5 }), (arriving, maxBatch) => {
+        for (const table of ["executions", "tenants", "instances", "leases"]) sql.exec(`DELETE FROM ${table}`);
+        connect(sql, "r", { maxBatch });
+        const waiting = new Map<string, number>();
+        const passed = new Map<string, number>();
+        let count = 0;
+        for (const { tenant, n, batch } of arriving) {
+          for (let i = 0; i < n; i++) queue(sql, `${tenant}:${count++}`, { tenant: `${tenant}`, batch });
+          waiting.set(`${tenant}`, (waiting.get(`${tenant}`) ?? 0) + n);
+          const served = serveGrant(sql)?.map(id => id.split(":")[0]!);
+          if (!served) continue;
+          for (const each of served) waiting.set(each, waiting.get(each)! - 1);
+          for (const [other, left] of waiting) passed.set(other, served.includes(other) || left === 0 ? 0 : (passed.get(other) ?? 0) + 1);
+          for (const turns of passed.values()) expect(turns).toBeLessThanOrEqual(4);
+        }
+      }),
+    );
+  });
+});
+
+it("counts a batch as one grant of an instance's credit, which comes back when all of it was withdrawn", async () => {
+  const seen = await withSql(newPool(), sql => {
+    for (const id of ["x1", "x2", "x3"]) queue(sql, id, { batch: "x" });
+    queue(sql, "later");
+    connect(sql, "r", { n: 2, maxBatch: 3 });
+    const credit = () => sql.exec<{ ready: number }>("SELECT ready FROM instances").one().ready;
+    const leases = store.lease(sql, choose(sql, 0, times)!, 0, times);
+    const granted = credit();
+    ready(sql, "r", 2);
+    const saidAgain = credit();
+    const ended = store.expire(sql, 5_000, times).length;
+    const [first, second] = [credit(), choose(sql, 10_000, times)?.executions];
+    return { leases: leases.length, granted, saidAgain, ended, first, second };
+  });
+  // Who was not accepted in a batch is tried alone.
+  expect(seen).toEqual({ leases: 3, granted: 1, saidAgain: 1, ended: 3, first: 2, second: ["x1"] });
+});
+
+it("prefers what an instance has in memory within a tenant's turn, a bounded number of times", async () => {
+  const order = await withSql(newPool(), sql => {
+    queue(sql, "cold", { model: "m" });
+    for (let i = 0; i < 8; i++) queue(sql, `warm-${i}`, { model: "n" });
+    connect(sql, "r", { models: ["m", "n"], resident: ["n"] });
+    const served: (readonly string[] | undefined)[] = [];
+    for (let i = 0; i < 6; i++) served.push(serveGrant(sql, 0, ["n"]));
+    return served.flat();
+  });
+  expect(order).toEqual(["warm-0", "warm-1", "warm-2", "warm-3", "cold", "warm-4"]);
+});
+
+it("prefers the execution whose adapters lie in memory, too, but nobody's turn is skipped for it", async () => {
+  const order = await withSql(newPool(), sql => {
+    queue(sql, "a-other-adapter", { tenant: "a", adapters: ["s"] });
+    queue(sql, "b-warm", { tenant: "b", adapters: ["l"] });
+    queue(sql, "a-warm", { tenant: "a", adapters: ["l"] });
+    connect(sql, "r", { resident: ["m", "l"] });
+    return Array.from({ length: 3 }, () => serveGrant(sql, 0, ["m", "l"])).flat();
+  });
+  expect(order).toEqual(["a-warm", "b-warm", "a-other-adapter"]);
+});
+
+it("gives an execution to the idle instance that has its model in memory, and to any other where that one is busy", async () => {
+  const instances = await withSql(newPool(), sql => {
+    for (const id of ["e1", "e2"]) queue(sql, id);
+    connect(sql, "cold");
+    connect(sql, "warm", { resident: ["m"] });
+    return [0, 1].map(() => {
+      const choice = choose(sql, 0, times)!;
+      store.lease(sql, choice, 0, times);
+      return [choice.instance, choice.executions[0]];
+    });
+  });
+  expect(instances).toEqual([
+    ["warm", "e1"],
+    ["cold", "e2"],
+  ]);
+});

@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { greet, isRevoked, mayGreet, ready, restarted, revoke } from "../../../edge/dispatcher/instances.ts";
-import { nextDue } from "../../../edge/dispatcher/policy.ts";
+import { choose, nextDue } from "../../../edge/dispatcher/policy.ts";
 import * as store from "../../../edge/dispatcher/store.ts";
+import { migrate } from "../../../edge/dispatcher/tables.ts";
 import { settleDelay, type Times, TOMBSTONE_MS } from "../../../edge/dispatcher/times.ts";
 import { newPool, withSql } from "./support.ts";
 
@@ -349,4 +350,102 @@ it("forgets tombstones once no offer can be left, and not before; with the last 
     ["tombstoned", 1],
     [undefined, 0],
   ]);
+});
+
+/** Three executions of one batch, granted to `r` together and accepted. */
+function computingBatch(sql: SqlStorage) {
+  const executions = ["x", "y", "z"];
+  for (const execution of executions) {
+    const offered = { execution, tenant: "t", params_sha256: "", model_hash: "m", engine_version: 1, request_id: "req" };
+    store.enqueue(sql, { ...offered, batch_key: "k", adapters: [] });
+  }
+  connect(sql, "r");
+  const leases = store.lease(sql, { executions, instance: "r", overtaken: null }, 0, times);
+  for (const lease of leases) store.accept(sql, lease, "r", 0);
+  return leases;
+}
+const batchKeys = (sql: SqlStorage) => ["x", "y", "z"].map(id => store.executionRow(sql, id)?.batch_key);
+
+it("retries the members of a lost batch alone, and counts only what is lost alone", async () => {
+  const seen = await withSql(newPool(), sql => {
+    const [x] = computingBatch(sql);
+    store.complete(sql, x!, result, "r", 0);
+    store.expire(sql, 20_000, times);
+    const afterBatch = ["x", "y", "z"].map(id => stateOf(sql, id));
+    const keys = batchKeys(sql);
+    store.accept(sql, grant(sql, "y", "r", 20_000), "r", 20_000);
+    store.expire(sql, 40_000, times);
+    return { afterBatch, keys, afterSolo: stateOf(sql, "y") };
+  });
+  expect(seen).toEqual({
+    afterBatch: [
+      { state: "committing", epoch: 1, attempts: 0, outcome: "succeeded" },
+      { state: "queued", epoch: 1, attempts: 0, outcome: null },
+      { state: "queued", epoch: 1, attempts: 0, outcome: null },
+    ],
+    keys: ["k", "", ""],
+    afterSolo: { state: "queued", epoch: 2, attempts: 1, outcome: null },
+  });
+});
+
+it("ends one member of a batch by itself: a deterministic error, a cancel, a loss", async () => {
+  const states = await withSql(newPool(), sql => {
+    const [x, , z] = computingBatch(sql);
+    store.fail(sql, x!, error, false, "r", 0, times);
+    store.abandon(sql, "y", 0);
+    store.fail(sql, z!, error, true, "r", 0, times);
+    return [...["x", "y", "z"].map(id => stateOf(sql, id)), batchKeys(sql)[2]];
+  });
+  expect(states).toEqual([
+    { state: "committing", epoch: 1, attempts: 0, outcome: "failed" },
+    { state: "committing", epoch: 1, attempts: 0, outcome: "canceled" },
+    { state: "queued", epoch: 1, attempts: 0, outcome: null },
+    "",
+  ]);
+});
+
+it("tries alone what was refused in a batch, and together again what was only handed back", async () => {
+  const keys = await withSql(newPool(), sql => {
+    const [x, y] = computingBatch(sql);
+    store.handBack(sql, x!, "rejected", "r", 0, times);
+    store.handBack(sql, y!, "released", "r", 0, times);
+    return batchKeys(sql);
+  });
+  expect(keys).toEqual(["", "k", "k"]);
+});
+
+it("gives a batch as many times the time of an attempt as it has members", async () => {
+  const deadlines = await withSql(newPool(), sql => computingBatch(sql).map(lease => lease.attempt_deadline));
+  expect(deadlines).toEqual([270_000, 270_000, 270_000]);
+});
+
+it("brings the tables of an older object up to date, with what is in them", async () => {
+  const seen = await withSql(newPool(), sql => {
+    for (const table of ["migrations", "executions", "leases", "instances", "tenants", "revoked_tokens", "pool"])
+      sql.exec(`DROP TABLE ${table}`);
+    migrate(sql, 1);
+    sql.exec(
+      `INSERT INTO executions (id, tenant, params_sha256, model_hash, engine_version, request_id, state, epoch)
+       VALUES ('e', 't', '', 'm', 1, 'req', 'leased', 1), ('f', 't', '', 'm', 1, 'req', 'leased', 1), ('g', 't', '', 'm', 1, 'req', 'queued', 0)`,
+    );
+    sql.exec("INSERT INTO tenants VALUES ('t', 1)");
+    sql.exec(
+      "INSERT INTO instances (id, token, provider, engine_version, models, ready, connected, last_seen) VALUES ('r', 't', 'cpu', 1, '[\"m\"]', 1, 1, 0)",
+    );
+    for (const id of ["e", "f"])
+      sql.exec(
+        "INSERT INTO leases (execution, epoch, instance, ack_deadline, last_heartbeat, counter_changed_at, attempt_deadline) VALUES (?, 1, 'r', 9, 0, 0, 9)",
+        id,
+      );
+    migrate(sql);
+    migrate(sql);
+    ready(sql, "r", 3);
+    const credit = sql.exec<{ ready: number }>("SELECT ready FROM instances").one().ready;
+    return { credit, choice: choose(sql, 0, times), completed: store.complete(sql, { execution: "e", epoch: 1 }, result, "r", 0) };
+  });
+  expect(seen).toEqual({
+    credit: 1,
+    choice: { instance: "r", executions: ["g"], overtaken: null },
+    completed: "committing",
+  });
 });
