@@ -37,6 +37,10 @@ function optionField(option, schedules, value) {
     if (control.max !== undefined) input.max = String(control.max);
     return labelled(`sampler_options.${option}`, control.label, input);
   }
+  if ("list" in control) {
+    const input = make("input", { inputMode: "decimal", pattern: "[0-9, ]*", placeholder: "model's own", value: text });
+    return labelled(`sampler_options.${option}`, control.label, input);
+  }
   const choices = option === "schedule" ? schedules : "flag" in control ? ["true", "false"] : control.choices;
   const titles = "flag" in control ? ["yes", "no"] : choices;
   const select = make("select", {}, new Option("model's own", ""), ...choices.map((choice, index) => new Option(titles[index], choice)));
@@ -64,5 +68,6 @@ export function readSamplerOptions(data) {
 function optionValue(option, text) {
   const control = optionControls[/** @type {SamplerOptionName} */ (option)];
   if ("step" in control) return Number(text);
+  if ("list" in control) return text.split(",").map(Number);
   return "flag" in control ? text === "true" : text;
 }
