@@ -67,7 +67,11 @@ export function planPass(settings: PassSettings, startsFromPicture: boolean): Pa
   const calls = schedule.timesteps.length;
   const positionOf = (part: number) => handOver(schedule, schedulerConfig, sampler.order, part);
   const begin =
-    noiseSpan?.from !== undefined ? positionOf(noiseSpan.from) : startsFromPicture ? beginOfStrength(sampler.order, steps, strength) : 0;
+    noiseSpan?.from !== undefined
+      ? positionOf(noiseSpan.from)
+      : startsFromPicture
+        ? beginOfStrength(sampler, schedule, steps, strength)
+        : 0;
   const end = noiseSpan?.to !== undefined ? positionOf(noiseSpan.to) : calls;
   if (begin >= calls) throw new RangeError(`strength: expected at least 1/${steps}, so that one of ${steps} steps is run, got ${strength}`);
   return { ...settings, sampler, schedule, begin, end, shape };

@@ -68,9 +68,13 @@ export function initialLatents({ initNoiseSigma }: Schedule, noise: Float32Array
   return noise.map(value => value * initNoiseSigma);
 }
 
-/** Where a run starts that changes a picture by `strength` (0: not at all, 1: wholly); as diffusers' img2img. */
-export function beginOfStrength(order: number, steps: number, strength: number): number {
-  return Math.max(steps - Math.min(Math.trunc(steps * strength), steps), 0) * order;
+/**
+ * Where a run of `steps` starts that changes a picture by `strength` (0: not at all, 1: wholly); as diffusers' img2img. A schedule that groups
+ * the calls of its steps starts at as great a share of its groups.
+ */
+export function beginOfStrength({ order }: Sampler, { timesteps, orders }: Schedule, steps: number, strength: number): number {
+  const skipped = Math.max(steps - Math.min(Math.trunc(steps * strength), steps), 0);
+  return orders ? Math.round((skipped / steps) * timesteps.length) : skipped * order;
 }
 
 /**

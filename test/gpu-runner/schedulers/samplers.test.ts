@@ -251,8 +251,13 @@ describe("samplers", () => {
   });
 
   test("begins where an image is changed by a strength, as diffusers counts", () => {
-    expect([1, 0.8, 0.5, 0.33, 0].map(strength => beginOfStrength(1, 10, strength))).toEqual([0, 2, 5, 7, 10]);
-    expect(beginOfStrength(2, 10, 0.5)).toBe(10);
+    const begins = (sampler: SamplerName, steps: number) => {
+      const setup: Setup = { sampler, options: {}, prediction_type: "epsilon", steps, seeds: [] };
+      return [1, 0.8, 0.5, 0.33, 0].map(strength => beginOfStrength(samplers[samplerClasses[sampler]], scheduleOf(setup), steps, strength));
+    };
+    expect(begins("euler", 10)).toEqual([0, 2, 5, 7, 10]);
+    expect(begins("heun", 10)).toEqual([0, 4, 10, 14, 20]);
+    expect(begins("dpm_fast", 30)).toEqual([0, 2, 6, 8, 11]);
   });
 
   test("stop before the step after an abort, with its reason", async () => {
