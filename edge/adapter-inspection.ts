@@ -7,7 +7,7 @@ import { adapterKey, type StoredAdapter } from "./tenant.ts";
 
 /** What reading an adapter's headers may cost. Whoever needs more is no adapter that a Worker can look at. */
 const BLOCK_BYTES = 512 * 1024;
-const MAX_READ_BYTES = 48 * 1024 * 1024;
+const MAX_READ_BYTES = 16 * 1024 * 1024;
 const MAX_READS = 200;
 
 /** What an adapter's files were found to be, or why they were refused. */

@@ -1,9 +1,9 @@
 import type { AdapterKind } from "../shared/adapter.ts";
+import { adapterFits } from "../shared/adapter-fit.ts";
 import type { FieldError } from "../shared/errors.ts";
 import { type AdapterSetting, adapterSettings } from "../shared/generation.ts";
 import type { ModelManifest } from "../shared/model.ts";
 import type { AdapterUse } from "../shared/picture.ts";
-import { adapterFits } from "./adapter-fits.ts";
 import type { ReadyAdapter, ReadyAdapters } from "./adapters.ts";
 import type { InputFile } from "./inputs.ts";
 
@@ -94,7 +94,10 @@ function useAdapter(setting: AdapterSetting, field: string, context: AdapterCont
   const { kind, hash } = adapter.manifest;
   const errors: FieldError[] = [...statementErrors(setting, adapter, field), ...settingErrors(setting, kind, field)];
   const misfit = adapterFits(adapter.manifest, context.model);
-  if (misfit !== null) errors.push({ field: `${field}.adapter`, expected: misfit, got: adapter.name });
+  if (misfit !== null) {
+    const [expected, got] = misfit.replace(/^expected /, "").split(", got ");
+    errors.push({ field: `${field}.adapter`, expected: expected!, ...(got !== undefined && { got }) });
+  }
   const build: Build<AdapterKind> = builds[kind];
   const use = build(setting, adapter, checks(field, context.inputs, errors));
   const { kind: _kind, adapter: _hash, ...filled } = use;

@@ -10,6 +10,7 @@ import { type GenerationView, generationViewSchema, type JobView, jobViewSchema 
 import type { ModelManifest } from "../../shared/model.ts";
 import { sameUlid } from "../../shared/names.ts";
 import { stagingKey } from "../../shared/protocol.ts";
+import { pngFile } from "./file-bytes.ts";
 
 export const pocket: ModelManifest = {
   name: "pocket",
@@ -106,26 +107,26 @@ export async function waitingExecutions(job: string): Promise<string[]> {
   return results.map(row => row.execution_id);
 }
 
-/** Does what a runner and the dispatcher do: uploads a file for every waiting picture of a job, and commits it. */
-export async function compute(job: string): Promise<void> {
-  for (const execution of await waitingExecutions(job)) await commit(execution);
+/** Does what a runner and the dispatcher do: uploads a file for every waiting picture of a job, `scale` times its size, and commits it. */
+export async function compute(job: string, scale = 1): Promise<void> {
+  for (const execution of await waitingExecutions(job)) await commit(execution, scale);
 }
 
-export async function commit(execution: string): Promise<void> {
+export async function commit(execution: string, scale = 1): Promise<void> {
   const row = await env.DB.prepare(
     "SELECT json_extract(params, '$.width') width, json_extract(params, '$.height') height FROM executions WHERE id = ?",
   )
     .bind(execution)
     .first<{ width: number; height: number }>();
-  // PNG's first bytes, then what makes each file another.
-  const file = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, ...new TextEncoder().encode(`the picture of ${execution}`)]);
+  const [width, height] = [row!.width * scale, row!.height * scale];
+  const file = pngFile(width, height, `the picture of ${execution}`);
   const sha256 = await sha256Hex(file);
   await env.BUCKET.put(stagingKey(execution, 1), file, { sha256, httpMetadata: { contentType: "image/png" } });
   await settle(env, {
     execution,
     epoch: 1,
     outcome: "succeeded",
-    result: { sha256, bytes: file.length, width: row!.width, height: row!.height },
+    result: { sha256, bytes: file.length, width, height },
   });
 }
 

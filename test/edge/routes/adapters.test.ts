@@ -240,7 +240,7 @@ describe("a base of another width", () => {
     expect(errors).toHaveLength(1);
     expect(errors[0]!.field).toBe("adapters.0.adapter");
     expect(errors[0]!.expected).toMatch(/\b96\b/);
-    expect(errors[0]!.expected).toMatch(/\b1024\b/);
+    expect(errors[0]!.got).toMatch(/\b1024\b/);
   });
 });
 
