@@ -11,7 +11,7 @@ export interface Picture {
 const precision = 22;
 const support = 2;
 
-/** Along the width first, then along the height; an axis that keeps its size is left alone. */
+/** Along the width first, as Pillow up to 12, then along the height; an axis that keeps its size is left alone. */
 export function resizePillow(picture: Picture, width: number, height: number): Picture {
   const { data } = picture;
   const across =
@@ -53,9 +53,9 @@ function coefficients(from: number, to: number): { first: number; weights: numbe
     const center = (i + 0.5) * scale;
     const first = Math.max(Math.trunc(center - reach + 0.5), 0);
     const last = Math.min(Math.trunc(center + reach + 0.5), from);
-    const raw = Array.from({ length: last - first }, (_, k) => bicubic((k + first - center + 0.5) / stretch));
+    const raw = Array.from({ length: last - first }, (_, k) => bicubic((k + first - center + 0.5) * (1 / stretch)));
     const total = raw.reduce((sum, weight) => sum + weight, 0);
-    return { first, weights: raw.map(weight => roundHalfAway((weight / total) * 2 ** precision)) };
+    return { first, weights: raw.map(weight => roundHalfAway(weight * (1 / total) * 2 ** precision)) };
   });
 }
 

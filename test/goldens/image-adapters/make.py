@@ -398,12 +398,30 @@ def ip_adapters():
     ip_case("ip-adapter-faceid-plusv2", "sd15", "models/ip-faceid-plus.safetensors", face, encoder, faces=randn(1, 16), shortcut=0.8, reference=f"{by}; shortcut with s_scale 0.8")
 
 
+# --- CLIP's preprocessing, for test/gpu-runner/adapters/clip-preprocess.test.ts ----------------------------------------------
+
+def preprocessing():
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil
+    random = np.random.default_rng(7)
+    out = {}
+    for name, (height, width), size in (("down", (61, 97), 24), ("far-down", (47, 180), 16), ("tall", (180, 47), 16), ("up", (11, 15), 32), ("exact", (20, 20), 20)):
+        smooth = np.add.outer(np.linspace(0, 180, height), np.linspace(0, 75, width))[..., None]
+        picture = np.clip(smooth + random.normal(0, 60, (height, width, 3)), 0, 255).astype(np.uint8)
+        processor = CLIPImageProcessorPil(size=size, crop_size=size)
+        values = processor(Image.fromarray(picture), return_tensors="pt").pixel_values
+        out[f"{name}.picture"] = torch.from_numpy(picture.astype(np.float32))
+        out[f"{name}.pixel_values"] = values.float().contiguous()
+    save_file(out, "clip-preprocess.safetensors")
+
+
 if __name__ == "__main__":
     shutil.rmtree("models", ignore_errors=True)
     os.makedirs("models")
     control_nets()
     t2i_adapters()
     ip_adapters()
+    preprocessing()
     save_file(tensors, "tensors.safetensors")
     with open("cases.json", "w") as f:
         f.write("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
