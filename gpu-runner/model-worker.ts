@@ -5,6 +5,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type { ErrorCode } from "../shared/errors.ts";
 import { adaptersOf, type PictureRequest } from "../shared/picture.ts";
 import type { ProgressReport } from "../shared/protocol.ts";
+import { AdapterStore } from "./adapters/store.ts";
 import type { DiffusionModel } from "./components.ts";
 import { loadDiffusionModel } from "./load.ts";
 import { type BatchItem, cells, type FromWorker, isCanceled, toWorkerSchema, workerDataSchema } from "./model-messages.ts";
@@ -24,9 +25,9 @@ const memory = new Uint32Array(shared);
 const catalog = { configured: [] as RegisteredModel[], registered };
 /** The computation under way: this thread's event loop doesn't turn inside the model, so cancelling comes through shared memory. */
 let current: { task: number; items: readonly number[]; abort: AbortController } | undefined;
-/** Adapters of the latest pictures, the latest first: their weights lie in memory. */
-let adapters: string[] = [];
-const MOST_ADAPTERS = 64;
+/** What adapters that stay open between batches may take, as a share of what models may. */
+const ADAPTER_SHARE = 0.25;
+const adapters = new AdapterStore({ provider, cacheDir, budget: ADAPTER_SHARE * memoryBudget, ...(threads !== undefined && { threads }) });
 
 function post(message: FromWorker): void {
   port.postMessage(message);
@@ -43,7 +44,7 @@ const shelf = new ModelShelf<PictureModel>({
 });
 
 function postResident(): void {
-  post({ type: "resident", hashes: [...shelf.resident(), ...adapters] });
+  post({ type: "resident", hashes: [...shelf.resident(), ...adapters.resident()] });
 }
 
 /** What the weight files of a folder take on disk. */
@@ -112,6 +113,7 @@ function observed(model: DiffusionModel): DiffusionModel {
     predict: args => after(model.predict(args)),
     encodeImage: image => after(model.encodeImage(image)),
     decodeLatents: latents => after(model.decodeLatents(latents)),
+    decodePreview: model.decodePreview && (latents => after(model.decodePreview!(latents))),
     release: () => model.release(),
   };
 }
@@ -174,8 +176,7 @@ async function compute(task: number, batch: readonly BatchItem[]): Promise<void>
   const settled = await computeTogether(task, batch, items);
   // One bad member must not fail the others: what failed together is tried one by one.
   if (!settled) for (const item of items) await computeTogether(task, batch, [item]);
-  const used = batch.flatMap(({ request }) => adaptersOf(request));
-  adapters = [...new Set([...used, ...adapters])].slice(0, MOST_ADAPTERS);
+  await adapters.trim();
   postResident();
   post({ type: "done", task });
 }
@@ -192,7 +193,8 @@ async function computeTogether(task: number, batch: readonly BatchItem[], items:
     },
   }));
   // New adapters are read and their graphs made before the first step.
-  const isReading = requests.some(request => adaptersOf(request).some(adapter => !adapters.includes(adapter)));
+  const open = adapters.resident();
+  const isReading = requests.some(request => adaptersOf(request).some(adapter => !open.includes(adapter)));
   Atomics.store(memory, cells.loading, isReading ? 1 : 0);
   try {
     const pictures = wanted.length > 0 ? await runPictures(contextOf(wanted.map(item => batch[item]!)), requests, runs, abort.signal) : [];
@@ -227,6 +229,7 @@ function contextOf(batch: readonly BatchItem[]): PictureContext {
   };
   return {
     inputs: { file: find("file", ({ inputs }) => inputs.files), adapter: find("adapter", ({ inputs }) => inputs.adapters) },
+    adapters,
     model: modelOf,
   };
 }

@@ -1,5 +1,6 @@
 /** A model folder's pictures, drawn in one process through the product's pipeline: `node pocket.ts <model folder> <folder for scratch files> <threads>`. */
 import { z } from "zod";
+import { AdapterStore } from "../../gpu-runner/adapters/store.ts";
 import { loadDiffusionModel } from "../../gpu-runner/load.ts";
 import { preparePictureModel } from "../../gpu-runner/pipeline/prepare-model.ts";
 import { runPicture } from "../../gpu-runner/pipeline/run-picture.ts";
@@ -15,7 +16,11 @@ const pictureModel = await preparePictureModel(model);
 const noFiles = (name: string): never => {
   throw new Error(`expected a picture without files, got one that needs ${name}`);
 };
-const context = { inputs: { file: noFiles, adapter: noFiles }, model: async () => pictureModel };
+const context = {
+  inputs: { file: noFiles, adapter: noFiles },
+  adapters: new AdapterStore({ provider: "cpu", cacheDir, budget: 0 }),
+  model: async () => pictureModel,
+};
 const load_seconds = (performance.now() - began) / 1000;
 
 await serve(z.object({ seed: z.int(), steps: z.int() }), async ({ seed, steps }) => {

@@ -1,10 +1,7 @@
 /** What a picture needs from outside, and what is done with it on the way; the model thread fills it in. */
 import type { AdapterKind } from "../../shared/adapter.ts";
 import type { ProgressReport } from "../../shared/protocol.ts";
-import type { HyperNetwork, LoraAdapter, TextualInversion } from "../adapters/adapter.ts";
-import type { ControlNet } from "../adapters/controlnet/controlnet.ts";
-import type { IpAdapter } from "../adapters/ip-adapter/ip-adapter.ts";
-import type { T2iAdapter } from "../adapters/t2i-adapter/t2i-adapter.ts";
+import type { OpenedAdapters } from "../adapters/registry.ts";
 import type { DiffusionModel } from "../components.ts";
 import type { ClipTokenizer } from "../tokenizer/clip.ts";
 import type { PreviewMap } from "./preview.ts";
@@ -17,19 +14,9 @@ export interface PictureModel {
   previewMap: PreviewMap;
 }
 
-/** What each kind of adapter is once opened for a base. */
-export interface OpenedAdapters {
-  lora: LoraAdapter;
-  "textual-inversion": TextualInversion;
-  hypernetwork: HyperNetwork;
-  "ip-adapter": IpAdapter;
-  controlnet: ControlNet;
-  "t2i-adapter": T2iAdapter;
-}
-
-/** Opens adapters, and keeps those that were used lately. */
+/** Opens adapters, and keeps those that were used lately: an `AdapterStore`. */
 export interface AdapterSource {
-  /** @param path of the adapter's file or folder. Throws RangeError or ModelError where it does not fit the base. */
+  /** @param path of the adapter's file or folder. Throws ModelError where it does not fit the base. */
   open<K extends AdapterKind>(kind: K, hash: string, path: string, base: DiffusionModel): Promise<OpenedAdapters[K]>;
 }
 

@@ -4,6 +4,7 @@
 import sharp from "sharp";
 import type { DiffusionModel, TensorF32 } from "../components.ts";
 import { philoxNoise } from "../noise/philox.ts";
+import { toBytes, toUnitPictures } from "./pixels.ts";
 
 /** Per colour: a weight for each latent channel, then a constant. Colours in -1..1. */
 export type PreviewMap = readonly (readonly number[])[];
@@ -29,10 +30,28 @@ export async function fitPreviewMap(model: DiffusionModel): Promise<PreviewMap> 
   return meanColours(image).map(colours => leastSquares(rows, colours));
 }
 
-/** A WebP data URL, one pixel a latent. @param latents [C, h, w] of one item, on the sampler's scale */
-export async function drawPreview(map: PreviewMap, latents: Float32Array, width: number, height: number): Promise<string> {
+/**
+ * A WebP data URL: by the model's own quick decoder where it came with one, else one pixel a latent.
+ * @param latents [C, h, w] of one item, on the sampler's scale
+ */
+export async function drawPreview({ model, previewMap }: PreviewModel, latents: Float32Array, shape: readonly number[]): Promise<string> {
+  const [, , height, width] = shape as [number, number, number, number];
+  if (!model.decodePreview) return webpUrl(mapped(previewMap, latents, width, height), width, height);
+  const image = await model.decodePreview({ data: latents, shape });
+  return webpUrl(toBytes(toUnitPictures(image)[0]!), image.shape[3]!, image.shape[2]!);
+}
+
+interface PreviewModel {
+  model: Pick<DiffusionModel, "decodePreview">;
+  previewMap: PreviewMap;
+}
+
+function mapped(map: PreviewMap, latents: Float32Array, width: number, height: number): Uint8ClampedArray {
   const rows = latentRows(latents, latents.length / (width * height));
-  const pixels = Uint8ClampedArray.from(rows.flatMap(row => map.map(weights => (dot(weights, row) + 1) * 127.5)));
+  return Uint8ClampedArray.from(rows.flatMap(row => map.map(weights => (dot(weights, row) + 1) * 127.5)));
+}
+
+async function webpUrl(pixels: Uint8ClampedArray, width: number, height: number): Promise<string> {
   const file = await sharp(pixels, { raw: { width, height, channels: 3 } })
     .webp({ quality: 80, effort: 0 })
     .toBuffer();

@@ -2,9 +2,11 @@
 import { type AdapterKind, adapterKinds } from "../../shared/adapter.ts";
 import type { AdapterUse, PictureRequest } from "../../shared/picture.ts";
 import type { TextualInversion } from "../adapters/adapter.ts";
+import type { OpenedAdapters } from "../adapters/registry.ts";
 import type { LoraUse, TensorF32 } from "../components.ts";
+import { ModelError } from "../weights/model-error.ts";
 import { withSafetensors } from "../weights/safetensors.ts";
-import type { OpenedAdapters, PictureContext } from "./context.ts";
+import type { PictureContext } from "./context.ts";
 import { readMask, readPicture, toUnitTensor } from "./input-picture.ts";
 import type { ControlNetUse, ImagePromptUse, ItemAdapters, Span, T2iUse } from "./item-adapters.ts";
 import type { Region } from "./mask.ts";
@@ -52,7 +54,7 @@ const collectors = {
   },
 } as const satisfies { [K in AdapterKind]: Collector<K> };
 
-/** @throws RangeError that names the use, ModelError where an adapter does not fit the model */
+/** @throws RangeError that names the use: its adapter does not fit the model, or its picture cannot be read */
 export async function resolveAdapters(
   context: PictureContext,
   plan: PassPlan,
@@ -67,7 +69,12 @@ export async function resolveAdapters(
 async function collect<K extends AdapterKind>(into: Collected, use: Use<K>, place: Place): Promise<void> {
   const { context, plan } = place;
   const kind = adapterKinds.find((known): known is K => known === use.kind)!;
-  const opened = await context.adapters.open(kind, use.adapter, context.inputs.adapter(use.adapter), plan.pictureModel.model);
+  const path = context.inputs.adapter(use.adapter);
+  const opened = await context.adapters.open(kind, use.adapter, path, plan.pictureModel.model).catch((error: unknown) => {
+    // Which file on this machine it was is not the client's business.
+    if (error instanceof ModelError) throw new RangeError(`${place.field}: ${error.key}: expected ${error.expected}, got ${error.got}`);
+    throw error;
+  });
   // The table's type ties each collector to its kind; a lookup by a union loses that tie.
   const collector = collectors[kind] as Collector<K>;
   await collector(into, use, opened, place);

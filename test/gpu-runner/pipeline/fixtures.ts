@@ -1,4 +1,6 @@
 /** What the pipeline's tests share: a request, and a model made of arithmetic. */
+import { tmpdir } from "node:os";
+import { AdapterStore } from "../../../gpu-runner/adapters/store.ts";
 import type { DiffusionModel, PredictArgs, TensorF32 } from "../../../gpu-runner/components.ts";
 import type { PictureContext, PictureModel } from "../../../gpu-runner/pipeline/context.ts";
 import { concat, split } from "../../../gpu-runner/pipeline/tensors.ts";
@@ -107,6 +109,7 @@ export function arithmeticModel(changes: Partial<ModelDescription> = {}, seen: P
       );
       return { data: Float32Array.from(pixels.flat(3)), shape: [batch, 3, height * 8, width * 8] };
     },
+    decodePreview: null,
     release: async () => {},
   };
 }
@@ -125,5 +128,6 @@ export function contextWith(model: DiffusionModel, files: Readonly<Record<string
     if (path === undefined) throw new Error(`no file ${name}`);
     return path;
   };
-  return { inputs: { file: find, adapter: find }, model: async () => pictureModel };
+  const adapters = new AdapterStore({ provider: "cpu", cacheDir: tmpdir(), budget: 0 });
+  return { inputs: { file: find, adapter: find }, adapters, model: async () => pictureModel };
 }

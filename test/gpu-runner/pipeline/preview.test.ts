@@ -16,7 +16,11 @@ test("a preview is a small picture with one pixel a latent", async () => {
     [-1, 0],
     [0, 0.5],
   ];
-  const url = await drawPreview(map, Float32Array.of(...new Array<number>(128).fill(-0.8), ...new Array<number>(128).fill(0.8)), 16, 16);
+  const url = await drawPreview(
+    { model: { decodePreview: null }, previewMap: map },
+    Float32Array.of(...new Array<number>(128).fill(-0.8), ...new Array<number>(128).fill(0.8)),
+    [1, 1, 16, 16],
+  );
   const { data, info } = await sharp(Buffer.from(url.replace("data:image/webp;base64,", ""), "base64"))
     .raw()
     .toBuffer({ resolveWithObject: true });
