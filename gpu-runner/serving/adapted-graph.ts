@@ -43,12 +43,14 @@ export interface AdaptableGraph<F> {
 
 /** Sessions kept of one graph beside the one in use: the plain one, and what the last few requests needed. */
 const keptVariants = 4;
+const keptPlans = 64;
 
 export class AdaptedGraph<F extends object> {
   readonly #base: AdaptableGraph<F>;
   readonly #options: SessionOptions;
   readonly #variants: Variants;
   readonly #packer = new LowRankPacker();
+  readonly #plans = new Map<string, LoraPlan>();
   #found: LoraTarget | undefined;
 
   constructor(base: AdaptableGraph<F>, sessions: SessionCache, options: SessionOptions) {
@@ -72,10 +74,19 @@ export class AdaptedGraph<F extends object> {
   }
 
   #plan({ loras, hypernetworks }: ItemAdapters, features: F): PlannedItem {
-    const plan = planLoras(loras, this.#target(features));
+    const plan = this.#planOf(loras, features);
     const active = hypernetworks.filter(({ weight }) => weight !== 0);
     const groupKey = JSON.stringify([plan.patchKey, active.map(({ adapter, weight }) => [adapter.hash, weight])]);
     return { plan, hypernetworks: active, groupKey };
+  }
+
+  /** Every step of a picture asks for the same plans. */
+  #planOf(loras: readonly LoraUse[], features: F): LoraPlan {
+    const key = JSON.stringify(loras.map(({ adapter, weight, dora }) => [adapter.hash, weight, dora]));
+    const plan = this.#plans.get(key) ?? planLoras(loras, this.#target(features));
+    if (this.#plans.size >= keptPlans) this.#plans.clear();
+    this.#plans.set(key, plan);
+    return plan;
   }
 
   /** What a graph without adapters shows: which weights it reads, and which of them in linear layers only. */
