@@ -15,9 +15,9 @@ export const MAX_ADAPTERS_OF_TENANT = 1000;
 /** Large files take their time. */
 const CAPABILITY_TTL_S = 24 * 3600;
 
-/** Path of the URL that takes a file of an adapter. */
-export function filePath(id: string, path: string): string {
-  return `/v1/adapters/${id}/files/${encodeURIComponent(path)}`;
+/** Path of the URL that takes a file of an adapter: by its content, since paths are logged and a file's name is its owner's business. */
+export function filePath(id: string, sha256: string): string {
+  return `/v1/adapters/${id}/files/${sha256}`;
 }
 
 /** Registers what a client says of an adapter and its files; it is ready at once where they lie in the bucket already. */
@@ -85,7 +85,7 @@ export async function withCapabilities(env: Env, view: AdapterView, tenant: stri
   const files = await Promise.all(
     view.files.map(async (file, i) => {
       if (present[i]?.size === file.bytes) return file;
-      const target = { origin, path: filePath(view.id, file.path), mediaType: "application/octet-stream", ttlS: CAPABILITY_TTL_S };
+      const target = { origin, path: filePath(view.id, file.sha256), mediaType: "application/octet-stream", ttlS: CAPABILITY_TTL_S };
       return { ...file, upload: await uploadCapability(env, target) };
     }),
   );

@@ -348,11 +348,11 @@ export async function finishUpload(
 }
 
 /** The file of an adapter that a verified URL names. */
-export async function signedAdapterFile(db: Database, id: string, path: string): Promise<AdapterFileRow | undefined> {
+export async function signedAdapterFile(db: Database, id: string, sha256: string): Promise<AdapterFileRow | undefined> {
   const [row] = await db
     .select()
     .from(adapterFiles)
-    .where(and(eq(adapterFiles.adapter_id, id), eq(adapterFiles.path, path)));
+    .where(and(eq(adapterFiles.adapter_id, id), eq(adapterFiles.sha256, sha256)));
   return row;
 }
 

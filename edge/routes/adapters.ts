@@ -7,7 +7,7 @@ import {
   adapterViewSchema,
 } from "../../shared/adapter-resource.ts";
 import { AtelierError } from "../../shared/errors.ts";
-import { idSchema, sameUlid } from "../../shared/names.ts";
+import { idSchema, sameUlid, sha256Schema } from "../../shared/names.ts";
 import { adapterView, completeAdapter, filePath, nameOfFile, openAdapter, storeFormFiles, withCapabilities } from "../adapter-uploads.ts";
 import { removeFiles } from "../artifacts.ts";
 import { authenticateContext } from "../auth.ts";
@@ -198,12 +198,12 @@ adapterRoutes.openapi(
 
 const put = createRoute({
   method: "put",
-  path: "/v1/adapters/{id}/files/{path}",
+  path: "/v1/adapters/{id}/files/{sha256}",
   summary: "Send a file of an adapter",
   description: "By the URL in the adapter, which needs no key. Hash and length have to be those that were announced.",
   security: [...secured, {}],
   request: {
-    params: idParam("adapter").extend({ path: z.string().describe("as announced, percent-encoded") }),
+    params: idParam("adapter").extend({ sha256: sha256Schema }),
     query: signedQuery,
     body: { content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
   },
@@ -211,11 +211,11 @@ const put = createRoute({
 });
 
 adapterFileRoutes.openapi(put, async context => {
-  const { id, path } = context.req.valid("param");
-  const file = await writable(context, id, path, context.req.valid("query"));
+  const { id, sha256 } = context.req.valid("param");
+  const file = await writable(context, id, sha256, context.req.valid("query"));
   const body = context.req.raw.body;
   if (!body) throw new AtelierError("invalid_request", "Expected the file as the body.");
-  const { tenant_id: tenant, sha256, bytes } = file;
+  const { tenant_id: tenant, bytes } = file;
   await storeFile(context.env.BUCKET, { key: adapterKey(tenant, sha256), bytes, sha256 }, body, () => "application/octet-stream");
   const store = tenantStore(database(context.env), tenant);
   const stored = (await store.adapters([id])).find(({ adapter }) => adapter.id === id);
@@ -229,15 +229,15 @@ adapterFileRoutes.openapi(put, async context => {
 async function writable(
   context: AppContext,
   id: string,
-  path: string,
+  sha256: string,
   { expires, signature }: z.infer<typeof signedQuery>,
 ): Promise<AdapterFileRow> {
   const db = database(context.env);
   const signed = signature !== undefined;
-  if (signed && !(await isValidUploadUrl(context.env, filePath(id, path), expires ?? 0, signature)))
+  if (signed && !(await isValidUploadUrl(context.env, filePath(id, sha256), expires ?? 0, signature)))
     throw new AtelierError("unauthorized", "The signed URL is not valid or has expired: ask for the adapter again.");
   const tenant = signed ? undefined : (await authenticateContext(context)).tenant;
-  const file = await signedAdapterFile(db, id, path);
+  const file = await signedAdapterFile(db, id, sha256);
   if (!file || (tenant !== undefined && file.tenant_id !== tenant)) throw new AtelierError("not_found");
   return file;
 }

@@ -2,6 +2,9 @@ import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import type { Env } from "../../edge/env.ts";
 import { settings } from "../../edge/env.ts";
+import type { AdapterView } from "../../shared/adapter-resource.ts";
+import type { UploadView } from "../../shared/upload.ts";
+import { loraFile, pngFile, uploadAdapter } from "./files.ts";
 import { call, callAdmin, compute, generateHit, generateMiss, newKey, registerModel } from "./support.ts";
 
 const canary = "zanzibar-7f3a prompt that no log may hold";
@@ -48,6 +51,18 @@ it("no log line holds a prompt, key, token, signed URL or offer, whatever happen
     },
   } as unknown as Env;
   expect((await call("/v1/models", { key, env: down })).status).toBe(500);
+  const adapter = await uploadAdapter(key, "style", loraFile());
+  const inline = `data:image/png;base64,${btoa(String.fromCharCode(...pngFile(64, 64, canary)))}`;
+  await generateMiss(key, { ...request, image: inline, per_image: [{ prompt: canary, adapters: [{ adapter: adapter.id }] }] });
+  await call("/v1/generations", { method: "POST", key, json: { ...request, image: `data:image/png;base64,${btoa(canary)}` } });
+  const hash = { sha256: "0".repeat(64), bytes: 9 };
+  const upload = await (await call("/v1/uploads", { method: "POST", key, json: { ...hash, media_type: "image/png" } })).json<UploadView>();
+  await call(upload.upload!.url, { method: "PUT", body: new Uint8Array(new TextEncoder().encode(canary)) });
+  const files = [{ path: "zanzibar.safetensors", ...hash }];
+  const opened = await (
+    await call("/v1/adapters", { method: "POST", key, json: { name: "x", token: "zanzibar", files } })
+  ).json<AdapterView>();
+  await call(opened.files[0]!.upload!.url, { method: "PUT", body: new Uint8Array(9) });
   await call(`/v1/jobs/${(await generateMiss(key, { ...request, seed: 3 })).id}/cancel`, { method: "POST", key });
   await callAdmin(`keys/${id}`, { method: "DELETE" });
   await call("/v1/models", { key });
@@ -69,6 +84,8 @@ it("no log line holds a prompt, key, token, signed URL or offer, whatever happen
     URL_KEY,
     OFFER_KEY.d,
     "signature=",
+    inline.slice(30, 60),
+    btoa(canary).slice(0, 20),
     ...offers,
     ...offers.map(offer => offer.split(".")[2]!),
   ];

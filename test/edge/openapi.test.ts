@@ -42,7 +42,7 @@ it("describes every route with its summary, security and schemas", async () => {
     "post /v1/generations",
     "post /v1/jobs/{id}/cancel",
     "post /v1/uploads",
-    "put /v1/adapters/{id}/files/{path}",
+    "put /v1/adapters/{id}/files/{sha256}",
     "put /v1/uploads/{id}",
   ]);
   for (const operation of Object.values(document.paths).flatMap(methods => Object.values(methods))) {

@@ -204,6 +204,50 @@ describe("sweepOrphans", () => {
   });
 });
 
+describe("files that clients hand in", () => {
+  it("go when their rows are past their time: inputs that nothing used, adapters that never became ready", async () => {
+    const now = Date.now();
+    const sha = (digit: string) => digit.repeat(64);
+    const [unused, used, stranger] = [sha("1"), sha("2"), sha("3")];
+    const upload = (sha256: string, expires: number) =>
+      run(
+        "INSERT INTO uploads (id, tenant_id, sha256, bytes, media_type, ready, created_at, expires_at) VALUES (?, ?, ?, 4, 'image/png', 1, 1, ?)",
+        `upl_${ulid()}`,
+        tenant,
+        sha256,
+        expires,
+      );
+    await upload(unused, now - 1);
+    await upload(used, now + 24 * 3600_000);
+    const adapter = async (status: string, created: number, sha256: string) => {
+      const id = `adp_${ulid()}`;
+      await run(
+        "INSERT INTO adapters (id, tenant_id, name, version, hash, visibility, status, created_at) VALUES (?, ?, ?, 1, ?, 'private', ?, ?)",
+        ...[id, tenant, id, sha256, status, created],
+      );
+      await run("INSERT INTO adapter_files (adapter_id, path, tenant_id, sha256, bytes) VALUES (?, 'a', ?, ?, 4)", id, tenant, sha256);
+    };
+    const old = now - 30 * 24 * 3600_000;
+    await adapter("ready", old, sha("4"));
+    await adapter("uploading", old, sha("5"));
+    await adapter("uploading", now, sha("6"));
+    await adapter("refused", old, sha("7"));
+    for (const sha256 of [unused, used, stranger]) await put(`inputs/${tenant}/${sha256}`);
+    for (const digit of ["4", "5", "6", "7", "8"]) await put(`adapters/${tenant}/${sha(digit)}`);
+    await put("inputs/somewhere else");
+    await sweepOrphans(env, now);
+    // Young objects may be about to get their rows.
+    expect((await keys()).length).toBe(9);
+    await sweepOrphans(env, later());
+    expect(await keys()).toEqual([
+      `adapters/${tenant}/${sha("4")}`,
+      `adapters/${tenant}/${sha("6")}`,
+      "inputs/somewhere else",
+      `inputs/${tenant}/${used}`,
+    ]);
+  });
+});
+
 function bucketWith(methods: Record<string, unknown>): Env {
   const bucket = new Proxy(env.BUCKET, {
     get: (target, name) => {

@@ -41,7 +41,7 @@ beforeAll(async () => {
 function request({ method, path }: Route, key: string | undefined) {
   const [, , resource] = path.split("/");
   const id = Object.entries(ids).find(([name]) => name === resource)?.[1] ?? ids.generations;
-  const filled = path.replace("{id}", id).replace("{name}", "pocket").replace("{pool}", "default").replace("{path}", "style.safetensors");
+  const filled = path.replace("{id}", id).replace("{name}", "pocket").replace("{pool}", "default").replace("{sha256}", "0".repeat(64));
   return call(filled, {
     method,
     ...(key !== undefined && { key }),
