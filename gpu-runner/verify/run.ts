@@ -1,9 +1,10 @@
 /** Runs the reference cases of a folder through the product's own code. */
-import { resolve, sep } from "node:path";
+import { join, resolve, sep } from "node:path";
 import type { DiffusionModel } from "../components.ts";
 import { readCases, readTensor } from "./cases.ts";
 import { type Comparison, compareJson, compareTensors } from "./compare.ts";
 import type { GoldenCase, Tolerance, VerifyContext, VerifyKind } from "./kind.ts";
+import { withAutoencoder } from "./substitute-autoencoder.ts";
 
 export type CaseResult = { name: string; kind: string } & (
   | { status: "pass" | "FAIL"; maxError: number; tolerance: Tolerance; problem?: string }
@@ -53,7 +54,7 @@ export function verdict(results: readonly CaseResult[], only: readonly string[],
 async function runCase(goldenCase: GoldenCase, options: VerifyOptions, models: Map<string, Promise<DiffusionModel>>): Promise<CaseResult> {
   const { name, kind } = goldenCase;
   const implementation = Object.hasOwn(options.kinds, kind) ? options.kinds[kind]! : undefined;
-  const modelPath = goldenCase.model === undefined ? null : resolve(options.folder, goldenCase.model);
+  const modelPath = goldenCase.model === undefined ? null : withAutoencoder(join(options.folder, goldenCase.model), options.cacheDir);
   try {
     const reason = implementation ? implementation.supports(goldenCase, modelPath) : `kind ${kind}`;
     if (reason !== null) return { name, kind, status: "unsupported", reason };
