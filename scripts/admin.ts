@@ -1,9 +1,13 @@
 import { existsSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { z } from "zod";
+import { inspectModel } from "../gpu-runner/inspect.ts";
 import { ModelError } from "../gpu-runner/weights/model-error.ts";
 import { AdminClient, AdminError } from "./admin-client.ts";
+import { describeInspection } from "./describe-inspection.ts";
+import { HubError } from "./hub.ts";
 import { LocalState } from "./local/state.ts";
+import { ModelStore } from "./model-store.ts";
 
 /** The operator's command line: keys, runner tokens, models, dead letters. */
 const usage = `Usage:
@@ -13,74 +17,110 @@ const usage = `Usage:
   npm run runner-token -- create [--pool <pool>] [--name <label>]
   npm run runner-token -- list
   npm run runner-token -- revoke <token id>
-  npm run model -- add <folder> [--name <name>] [--pool <pool>]
+  npm run model -- add <folder | file | hub id> [--name <name>] [--pool <pool>] [--fp16]
+  npm run model -- inspect <folder | file | hub id> [--fp16]
   npm run model -- list
   npm run model -- remove <name>
   npm run dead-letters
 
-The edge: ATELIER_URL and ATELIER_ADMIN_TOKEN, else the one that "npm start" runs here.`;
+The edge: ATELIER_URL and ATELIER_ADMIN_TOKEN, else the one that "npm start" runs here.
+A hub id: owner/name, owner/name@revision or owner/name:file.safetensors; HF_TOKEN for what is gated.`;
 
 class UsageError extends Error {}
 
 interface Arguments {
   readonly words: readonly string[];
-  readonly options: { readonly tenant?: string; readonly name?: string; readonly scopes?: string; readonly pool?: string };
+  readonly options: {
+    readonly tenant?: string;
+    readonly name?: string;
+    readonly scopes?: string;
+    readonly pool?: string;
+    readonly fp16?: boolean;
+  };
 }
-type Command = (client: AdminClient, given: Arguments) => Promise<void>;
+/** @param connect makes the client: not every command needs an edge */
+type Command = (connect: () => AdminClient, given: Arguments) => Promise<void>;
 
 const commands: Readonly<Record<string, Command>> = {
-  "key create": async (client, { options }) => {
+  "key create": async (connect, { options }) => {
     if (options.tenant === undefined) throw new UsageError("key create needs --tenant <name>: whose key it is.");
     const scopes = options.scopes?.split(",");
-    const { id, key } = await client.createKey({ tenant: options.tenant, name: options.name ?? "unnamed", ...(scopes && { scopes }) });
+    const { id, key } = await connect().createKey({ tenant: options.tenant, name: options.name ?? "unnamed", ...(scopes && { scopes }) });
     console.log(`${key}\n\nIts id is ${id}. The key is not stored: keep it now.`);
   },
-  "key list": async client =>
+  "key list": async connect =>
     table(
       ["id", "tenant", "name", "scopes", "created", "revoked"],
-      (await client.listKeys()).map(key => [key.id, key.tenant, key.name, key.scopes.join(","), day(key.created_at), day(key.revoked_at)]),
+      (await connect().listKeys()).map(key => [
+        key.id,
+        key.tenant,
+        key.name,
+        key.scopes.join(","),
+        day(key.created_at),
+        day(key.revoked_at),
+      ]),
     ),
-  "key revoke": async (client, { words }) => {
-    await client.revokeKey(required(words[0], "key revoke needs the key's id, key_…: npm run key -- list shows it."));
+  "key revoke": async (connect, { words }) => {
+    await connect().revokeKey(required(words[0], "key revoke needs the key's id, key_…: npm run key -- list shows it."));
     console.log("Revoked.");
   },
-  "runner-token create": async (client, { options }) => {
-    const { token } = await client.createRunnerToken({ pool: options.pool ?? "default", name: options.name ?? "unnamed" });
+  "runner-token create": async (connect, { options }) => {
+    const { token } = await connect().createRunnerToken({ pool: options.pool ?? "default", name: options.name ?? "unnamed" });
     console.log(`${token}\n\nThe token is not stored: keep it now.`);
   },
-  "runner-token list": async client =>
+  "runner-token list": async connect =>
     table(
       ["id", "pool", "name", "created", "revoked"],
-      (await client.listRunnerTokens()).map(token => [token.id, token.pool, token.name, day(token.created_at), day(token.revoked_at)]),
+      (await connect().listRunnerTokens()).map(token => [token.id, token.pool, token.name, day(token.created_at), day(token.revoked_at)]),
     ),
-  "runner-token revoke": async (client, { words }) => {
-    await client.revokeRunnerToken(required(words[0], "runner-token revoke needs the token's id, rnr_…"));
+  "runner-token revoke": async (connect, { words }) => {
+    await connect().revokeRunnerToken(required(words[0], "runner-token revoke needs the token's id, rnr_…"));
     console.log("Revoked.");
   },
-  "model add": async (client, { words, options }) => {
-    const folder = required(words[0], "model add needs the model's folder.");
-    const { name, hash, pool } = await client.addModel(folder, options);
-    console.log(`${name} (${hash}) is served by the pool ${pool}. Give its runners the same folder.`);
+  "model add": async (connect, { words, options }) => {
+    const store = modelStore();
+    const client = connect();
+    const path = await store.locate(required(words[0], "model add needs the model's folder, file or hub id."), options);
+    const { name, hash, pool } = await client.addModel(path, options);
+    store.add({ name, hash, path });
+    console.log(`${name} (${hash}) is served by the pool ${pool}. Runners elsewhere need the same files.`);
   },
-  "model list": async client =>
+  "model inspect": async (_, { words, options }) => {
+    const path = await modelStore().locate(required(words[0], "model inspect needs the model's folder, file or hub id."), options);
+    console.log(describeInspection(path, await inspectModel(path)));
+  },
+  "model list": async connect => {
+    const here = new Map(
+      modelStore()
+        .list()
+        .map(({ hash, path }) => [hash, path]),
+    );
     table(
-      ["name", "pool", "size", "parameters", "hash"],
-      (await client.listModels()).map(model => [
+      ["name", "family", "tasks", "pool", "size", "parameters", "hash", "here"],
+      (await connect().listModels()).map(model => [
         model.name,
+        model.family,
+        model.tasks.join(","),
         model.pool,
         `${model.defaults.width}x${model.defaults.height}`,
         String(model.parameters),
         model.hash,
+        here.get(model.hash) ?? "",
       ]),
-    ),
-  "model remove": async (client, { words }) => {
-    await client.removeModel(required(words[0], "model remove needs the model's name."));
-    console.log("Removed.");
+    );
   },
-  "dead-letters list": async client =>
+  "model remove": async (connect, { words }) => {
+    const name = required(words[0], "model remove needs the model's name.");
+    const client = connect();
+    const model = (await client.listModels()).find(known => known.name === name);
+    await client.removeModel(name);
+    if (model) modelStore().remove(model.hash);
+    console.log("Removed. Its files are where they were.");
+  },
+  "dead-letters list": async connect =>
     table(
       ["id", "queue", "attempts", "created", "body"],
-      (await client.listDeadLetters()).map(letter => [
+      (await connect().listDeadLetters()).map(letter => [
         letter.id,
         letter.queue,
         String(letter.attempts),
@@ -89,6 +129,15 @@ const commands: Readonly<Record<string, Command>> = {
       ]),
     ),
 };
+
+/** What this machine has, beside what the edge knows. */
+function modelStore(): ModelStore {
+  return new ModelStore(stateFolder());
+}
+
+function stateFolder(): string {
+  return process.env.ATELIER_STATE ?? ".atelier";
+}
 
 function required(word: string | undefined, sentence: string): string {
   if (word === undefined) throw new UsageError(sentence);
@@ -118,7 +167,7 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): v
 function connect(): AdminClient {
   const { ATELIER_URL: url, ATELIER_ADMIN_TOKEN: token } = process.env;
   if (url !== undefined && token !== undefined) return new AdminClient(url, token);
-  const folder = process.env.ATELIER_STATE ?? ".atelier";
+  const folder = stateFolder();
   if (!existsSync(folder)) throw new AdminError("No edge is known here: run npm start first, or set ATELIER_URL and ATELIER_ADMIN_TOKEN.");
   const state = new LocalState(folder);
   const endpoint = state.path("endpoint.json");
@@ -132,19 +181,20 @@ async function main(argv: readonly string[]): Promise<void> {
   const { values: options, positionals } = parseArgs({
     args: [...argv],
     allowPositionals: true,
-    options: { tenant: text, name: text, scopes: text, pool: text },
+    options: { tenant: text, name: text, scopes: text, pool: text, fp16: { type: "boolean" } },
   });
   const [noun = "", verb = "list", ...words] = positionals;
   const command = commands[`${noun} ${verb}`];
   if (!command) throw new UsageError(usage);
-  await command(connect(), { words, options });
+  await command(connect, { words, options });
 }
 
 try {
   await main(process.argv.slice(2));
 } catch (error) {
   const misused = error instanceof TypeError && "code" in error && String(error.code).startsWith("ERR_PARSE_ARGS");
-  if (!misused && !(error instanceof UsageError || error instanceof AdminError || error instanceof ModelError)) throw error;
+  if (!misused && !(error instanceof UsageError || error instanceof AdminError || error instanceof ModelError || error instanceof HubError))
+    throw error;
   console.error(error.message);
   process.exitCode = 1;
 }

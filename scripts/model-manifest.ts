@@ -44,6 +44,13 @@ export async function manifestOf(path: string, choice: { name?: string; pool?: s
   if (unet.outChannels !== vae.latentChannels)
     throw new ModelError(source.path, "out_channels", `${vae.latentChannels}, the autoencoder's`, String(unet.outChannels));
   const { description: model, parameters } = await inspectChecked(source, checked);
+  if (model.tasks.length === 0)
+    throw new ModelError(
+      source.path,
+      "in_channels",
+      `${vae.latentChannels}, ${2 * vae.latentChannels} (edit) or ${2 * vae.latentChannels + 1} (inpaint)`,
+      String(unet.inChannels),
+    );
   const recommended = recommendationOf(resolve(path));
   return modelManifestSchema.parse({
     name: choice.name ?? recommended.name ?? basename(source.path, ".safetensors").toLowerCase(),

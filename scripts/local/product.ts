@@ -61,7 +61,8 @@ export async function startProduct(
     edgeUrl: edge.url,
     token,
     models: options.models,
-    ...(options.runnerEnv && { env: options.runnerEnv }),
+    // What "npm run model -- add" lists there is served without a restart.
+    env: { ATELIER_MODEL_REGISTRY: state.path("models.json"), ...options.runnerEnv },
   }).catch(async error => {
     await edge.stop();
     throw error;

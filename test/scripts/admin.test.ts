@@ -1,14 +1,20 @@
 import { execFile } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { join, relative, resolve } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { inspectModel } from "../../gpu-runner/inspect.ts";
+import { readModelRegistry } from "../../gpu-runner/model-registry.ts";
 import { AdminClient, AdminError } from "../../scripts/admin-client.ts";
+import { temporaryFolder } from "../gpu-runner/support/temporary.ts";
+import { startHub } from "./fake-hub.ts";
 
 /** An edge that answers as it is told, and remembers what it was asked. */
 let server: Server;
 let url: string;
-let answer: { status: number; body?: unknown };
+let answer: { status: number; body?: unknown | (() => unknown) };
 let asked: { method: string; path: string; token: string; body: string };
 
 async function textOf(request: IncomingMessage): Promise<string> {
@@ -27,7 +33,7 @@ beforeAll(async () => {
     };
     response
       .writeHead(answer.status, { "content-type": "application/json" })
-      .end(answer.body === undefined ? undefined : JSON.stringify(answer.body));
+      .end(answer.body === undefined ? undefined : JSON.stringify(typeof answer.body === "function" ? answer.body() : answer.body));
   });
   await new Promise<void>(resolve => server.listen(0, "127.0.0.1", resolve));
   url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
@@ -35,7 +41,11 @@ beforeAll(async () => {
 afterAll(() => server.close());
 
 async function run(...words: string[]): Promise<{ code: number; out: string; err: string }> {
-  const env = { ...process.env, ATELIER_URL: url, ATELIER_ADMIN_TOKEN: "t0ken" };
+  return runWith({}, ...words);
+}
+
+async function runWith(more: Record<string, string>, ...words: string[]): Promise<{ code: number; out: string; err: string }> {
+  const env = { ...process.env, ATELIER_URL: url, ATELIER_ADMIN_TOKEN: "t0ken", ...more };
   const result = await promisify(execFile)(process.execPath, ["scripts/admin.ts", ...words], { env }).catch(
     (error: { code: number; stdout: string; stderr: string }) => error,
   );
@@ -87,6 +97,45 @@ describe("npm run key", () => {
     expect(code).toBe(1);
     expect(err).toContain(sentence);
     expect(err).not.toContain("    at ");
+  });
+});
+
+describe("npm run model", () => {
+  /** The fake edge gives back what it is given. */
+  const echo = () => ({ ...JSON.parse(asked.body), name: asked.path.split("/").at(-1) });
+
+  it("add tells the edge and this machine's runners, list shows where it lies, remove takes it from both", async () => {
+    const ATELIER_STATE = temporaryFolder();
+    const { hash } = await inspectModel("models/pocket").then(({ description }) => description);
+    answer = { status: 200, body: echo };
+    const added = await runWith({ ATELIER_STATE }, "model", "add", "models/pocket", "--name", "mine");
+    expect(added.out).toBe(`mine (${hash}) is served by the pool default. Runners elsewhere need the same files.\n`);
+    expect(asked).toMatchObject({ method: "PUT", path: "/admin/v1/models/mine" });
+    const registry = join(ATELIER_STATE, "models.json");
+    expect(readModelRegistry(registry)).toEqual([{ hash, path: resolve("models/pocket") }]);
+
+    const manifest = echo();
+    answer = { status: 200, body: { data: [manifest] } };
+    expect((await runWith({ ATELIER_STATE }, "model", "list")).out).toContain(resolve("models/pocket"));
+    expect((await runWith({ ATELIER_STATE }, "model", "remove", "mine")).out).toBe("Removed. Its files are where they were.\n");
+    expect(readModelRegistry(registry)).toEqual([]);
+  });
+
+  it("inspect downloads what is on the hub, and needs no edge", async () => {
+    const golden = "test/goldens/base/models/sd15";
+    const names = readdirSync(golden, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile());
+    const files = Object.fromEntries(
+      names.map(({ parentPath, name }) => {
+        const path = join(parentPath, name);
+        return [relative(golden, path), readFileSync(path)];
+      }),
+    );
+    const hub = await startHub(files, [1000]);
+    const { out, err, code } = await runWith({ ATELIER_STATE: temporaryFolder(), HF_ENDPOINT: hub.url }, "model", "inspect", "some/model");
+    expect([code, err.includes("Error")]).toEqual([0, false]);
+    expect(out).toContain("family sd1, epsilon");
+    expect(out).toMatch(/unet +\d+\.\d k +F16 +\d+ keys used/);
+    expect(out.trimEnd().endsWith("It can be loaded.")).toBe(true);
   });
 });
 
