@@ -1,9 +1,11 @@
 /** A request's adapters, opened and fitted to a pass: its model, its size, the region that it works on. */
+
 import { type AdapterKind, adapterKinds } from "../../shared/adapter.ts";
 import type { AdapterUse, PictureRequest } from "../../shared/picture.ts";
 import type { TextualInversion } from "../adapters/adapter.ts";
 import type { OpenedAdapters } from "../adapters/registry.ts";
 import type { LoraUse, TensorF32 } from "../components.ts";
+import { preprocess } from "../preprocess/index.ts";
 import { ModelError } from "../weights/model-error.ts";
 import { withSafetensors } from "../weights/safetensors.ts";
 import type { PictureContext } from "./context.ts";
@@ -11,7 +13,6 @@ import { readMask, readPicture, toUnitTensor } from "./input-picture.ts";
 import type { ControlNetUse, ImagePromptUse, ItemAdapters, Span, T2iUse } from "./item-adapters.ts";
 import type { Region } from "./mask.ts";
 import type { PassPlan } from "./pass.ts";
-import { preprocess } from "./preprocess-map.ts";
 import { cropPicture } from "./source.ts";
 import { concatItems } from "./tensors.ts";
 
@@ -138,7 +139,7 @@ async function controlMap(
   const { width, height } = plan;
   const whole = await readPicture(context.inputs.file(image), `${field}.image`, { width, height });
   const picture = region ? await cropPicture(whole, region) : whole;
-  return toUnitTensor(await preprocess(kind, picture));
+  return toUnitTensor(preprocess(kind, picture));
 }
 
 /** The one tensor of a face's embedding, [F], [1, F] or [n, F] of which the first counts, as [1, F]. */
