@@ -99,6 +99,11 @@ export interface DiffusionModel {
   encodeImage(image: TensorF32): Promise<{ mean: TensorF32; logvar: TensorF32 }>;
   /** Latents already divided by `description.vae.scalingFactor`, [B, C, h, w], to pixels around -1..1 (not clamped). */
   decodeLatents(latents: TensorF32): Promise<TensorF32>;
+  /**
+   * Latents on the sampler's scale to pixels around -1..1, quickly and roughly, by a TAESD-type decoder; null where the model came
+   * without one.
+   */
+  readonly decodePreview: ((latents: TensorF32) => Promise<TensorF32>) | null;
   /** Frees the sessions and their memory. */
   release(): Promise<void>;
 }

@@ -7,13 +7,15 @@ import type { Graph, StoredTensor } from "./graph/ir.ts";
 import { checkModel, requireSound } from "./inspect.ts";
 import { buildTextEncoder, hiddenName, normedName, poolingPosition } from "./models/clip-text.ts";
 import { buildModelGraphs, type ModelGraphs } from "./models/model-graphs.ts";
+import { buildTaesdDecoder, clampLatents, openTaesd } from "./models/taesd.ts";
 import { buildUnet } from "./models/unet.ts";
 import { conditionFeeds, featureFeeds, featuresOf } from "./models/unet-feeds.ts";
 import { AdaptedGraph, type AdapterFeatures } from "./serving/adapted-graph.ts";
 import { createSession, type Feeds, SessionCache, type SessionLease } from "./session.ts";
 import { describeSource, type ModelDescription } from "./weights/describe.ts";
 import type { ComponentName } from "./weights/key-layouts.ts";
-import { hashModel, openModel } from "./weights/model-source.ts";
+import { ModelError } from "./weights/model-error.ts";
+import { hashModel, type ModelSource, openModel } from "./weights/model-source.ts";
 import { placeTensors } from "./weights/placement.ts";
 import type { SourceTensor } from "./weights/sorted-keys.ts";
 import { PlacedWeights, type WeightSource } from "./weights/weights.ts";
@@ -39,8 +41,18 @@ export async function loadDiffusionModel(path: string, options: LoadOptions): Pr
     unet: { hash, config: source.unet, weights: weights.get("unet")!, shapes: shapes.get("unet")! },
     weightShapes: Object.fromEntries([...shapes].filter(([name]) => name !== "vae")),
     graphs: buildModelGraphs(source, name => weights.get(name)!),
+    preview: previewGraph(source, options.cacheDir),
     options,
   });
+}
+
+/** The graph of the TAESD-type decoder that lies with a model, if any. */
+function previewGraph({ vae, previewDecoder }: ModelSource, cacheDir: string): Graph | null {
+  if (previewDecoder === null) return null;
+  const decoder = openTaesd(previewDecoder, cacheDir);
+  if (decoder.latentChannels !== vae.latentChannels)
+    throw new ModelError(previewDecoder, "latent channels", `${vae.latentChannels}, as the autoencoder has`, String(decoder.latentChannels));
+  return buildTaesdDecoder(decoder);
 }
 
 /** The weights of each part as they can be mapped, in as few sidecars as there are files. */
@@ -63,6 +75,8 @@ interface Loaded {
   weightShapes: WeightShapes;
   unet: UnetBase;
   graphs: ModelGraphs;
+  /** Of a preview decoder. */
+  preview: Graph | null;
   options: LoadOptions;
 }
 
@@ -70,6 +84,7 @@ class LoadedModel implements DiffusionModel {
   readonly description: ModelDescription;
   readonly weightShapes: WeightShapes;
   readonly unet: UnetBase;
+  readonly decodePreview: DiffusionModel["decodePreview"];
   readonly #graphs: ModelGraphs;
   readonly #adaptedUnet: AdaptedGraph<ReturnType<typeof featuresOf>>;
   /** In the order of `graphs.textEncoders`. */
@@ -79,7 +94,7 @@ class LoadedModel implements DiffusionModel {
   readonly #leases = new Map<string, SessionLease>();
   #released = false;
 
-  constructor({ description, weightShapes, unet, graphs, options }: Loaded) {
+  constructor({ description, weightShapes, unet, graphs, preview, options }: Loaded) {
     this.description = description;
     this.weightShapes = weightShapes;
     this.unet = unet;
@@ -97,6 +112,7 @@ class LoadedModel implements DiffusionModel {
     });
     this.#keysValues = new IpKeysValues(config, sessions, options);
     this.#options = options;
+    this.decodePreview = preview && (latents => this.#decodePreview(preview, latents));
   }
 
   async encodeText({ encoder, inputIds, extraEmbeddings, loras }: EncodeTextArgs): Promise<TextEncoding> {
@@ -136,6 +152,11 @@ class LoadedModel implements DiffusionModel {
 
   async decodeLatents(latents: TensorF32): Promise<TensorF32> {
     return (await this.#run("vaeDecoder", this.#graphs.vaeDecoder, { latents })).sample!;
+  }
+
+  async #decodePreview(graph: Graph, latents: TensorF32): Promise<TensorF32> {
+    const { sample } = await this.#run("preview", graph, { latents: clampLatents(latents) });
+    return { data: sample!.data.map(value => 2 * value - 1), shape: sample!.shape };
   }
 
   async release(): Promise<void> {

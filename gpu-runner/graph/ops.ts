@@ -92,13 +92,13 @@ export function clamp(x: Value, minimum: number, maximum: number): Value {
   return one("clamp", [x], { minimum, maximum }, x.shape);
 }
 
-/** x [B, Cin, H, W] * weight [Cout, Cin, k, k] + bias [Cout]. */
-export function conv2d(x: Value, weight: Value, bias: Value, options: { stride: number; pads: Pads }): Value {
-  const inputs = [x, weight, bias];
+/** x [B, Cin, H, W] * weight [Cout, Cin, k, k], plus bias [Cout] where there is one. */
+export function conv2d(x: Value, weight: Value, bias: Value | null, options: { stride: number; pads: Pads }): Value {
+  const inputs = bias ? [x, weight, bias] : [x, weight];
   const [batch, channels, height, width] = axes("conv2d", inputs, x, 4);
   const [filters, depth, kernelHeight, kernelWidth] = axes("conv2d", inputs, weight, 4);
   expect("conv2d", inputs, equal(channels!, depth!), `${dimName(depth!)} input channels`, x);
-  expect("conv2d", inputs, equalShapes(bias.shape, [filters!]), `bias [${dimName(filters!)}]`, bias);
+  if (bias) expect("conv2d", inputs, equalShapes(bias.shape, [filters!]), `bias [${dimName(filters!)}]`, bias);
   const { top, left, bottom, right } = options.pads;
   const extent = (size: Dim, kernel: Dim, padding: number): Dim =>
     addDims(floorDivide(addDims(addDims(size, padding), multiplyDims(kernel, -1)), options.stride), 1);

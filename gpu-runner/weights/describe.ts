@@ -22,7 +22,8 @@ export interface ModelDescription {
   hash: string;
   family: ModelFamily;
   layout: ModelLayout;
-  tasks: readonly [ModelTask, ...ModelTask[]];
+  /** Empty for a UNet whose input channels no task has. */
+  tasks: readonly ModelTask[];
   predictionType: "epsilon" | "v_prediction" | "sample";
   latentChannels: number;
   /** Pixels per latent along one side: 8 for all published bases. */
@@ -90,7 +91,7 @@ export function describeSource(source: ModelSource, hash: string): ModelDescript
 }
 
 /** What a UNet can do by its input channels: latents; latents and a picture's; latents, a mask and a masked picture's. */
-function tasksOf({ path, family, unet }: ModelSource): ModelDescription["tasks"] {
+function tasksOf({ family, unet }: ModelSource): ModelDescription["tasks"] {
   const latents = unet.outChannels;
   switch (unet.inChannels) {
     case latents:
@@ -101,7 +102,7 @@ function tasksOf({ path, family, unet }: ModelSource): ModelDescription["tasks"]
     case 2 * latents + 1:
       return ["inpaint"];
     default:
-      throw new ModelError(path, "in_channels", `${latents}, ${2 * latents} or ${2 * latents + 1}`, String(unet.inChannels));
+      return [];
   }
 }
 

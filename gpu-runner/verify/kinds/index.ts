@@ -7,6 +7,7 @@ import { ipAdapterKind } from "./ip-adapter.ts";
 import { loraKind } from "./lora.ts";
 import { noiseKind } from "./noise.ts";
 import { pipelineKind } from "./pipeline.ts";
+import { previewDecodeKind } from "./preview-decode.ts";
 import { schedulerKind } from "./scheduler.ts";
 import { t2iAdapterKind } from "./t2i-adapter.ts";
 import { textEncoderKind } from "./text-encoder.ts";
@@ -23,6 +24,7 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     unetKind,
     vaeEncodeKind,
     vaeDecodeKind,
+    previewDecodeKind,
     schedulerKind,
     noiseKind,
     pipelineKind,

@@ -20,15 +20,21 @@ import { copyModel, goldenModel, goldens, widenWeights } from "../support/model-
 import { temporaryFolder } from "../support/temporary.ts";
 
 const modelKinds = ["text-encoder", "unet", "vae-encode", "vae-decode"];
+const families = join(goldens, "../families");
 const load = (path: string): Promise<DiffusionModel> =>
   loadDiffusionModel(path, { provider: "cpu", cacheDir: temporaryFolder(), threads: 1 });
 
 describe("reference cases", () => {
   // The second folder has the geometries that the first lacks: settings per block, one level, five levels, fp32, bf16, an encoder without prefix.
-  test.each([goldens, join(goldens, "../geometries")])("all of %s pass", async folder => {
-    const results = await runCases({ folder, kinds: verifyKinds, only: modelKinds, cacheDir: temporaryFolder(), load });
+  // The third has SDXL's refiner, an edit UNet in shards, an SDXL inpainting UNet, a latent consistency model, TAESD.
+  test.each([
+    [goldens, modelKinds],
+    [join(goldens, "../geometries"), modelKinds],
+    [families, [...modelKinds, "preview-decode"]],
+  ])("all of %s pass", async (folder, only) => {
+    const results = await runCases({ folder, kinds: verifyKinds, only, cacheDir: temporaryFolder(), load });
     expect(results.filter(({ status }) => status !== "pass")).toEqual([]);
-    expect(new Set(results.map(({ kind }) => kind))).toEqual(new Set(modelKinds));
+    expect(new Set(results.map(({ kind }) => kind))).toEqual(new Set(only));
   });
 });
 
@@ -142,7 +148,7 @@ test("fp32 weights used in place give the numbers of their widened halves; a rel
   const args = { sample: wave([1, 4, 6, 6]), timesteps: [10], encoderHiddenStates: wave([1, 5, 24]) };
   expect(await float.predict(args)).toEqual(await half.predict(args));
   await Promise.all([half.release(), float.release()]);
-  await expect(float.predict(args)).rejects.toThrow("expected one in use, got one that was released");
+  await expect(float.predict(args)).rejects.toThrow("in use, got one that was released");
 });
 
 describe("parts", () => {
