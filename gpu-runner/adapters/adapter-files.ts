@@ -47,7 +47,10 @@ function folderWeights(folder: string): string[] {
     const index = join(folder, variant ? `${name}.safetensors.index.${variant}.json` : `${name}.safetensors.index.json`);
     if (existsSync(index)) return shards(folder, index);
   }
-  throw new ModelError(folder, "weights", stems.map(stem => `${stem}.safetensors`).join(" or "), "none");
+  // Old releases have no other.
+  const pickled = stems.map(stem => join(folder, `${stem}.bin`)).find(existsSync);
+  if (pickled) return [pickled];
+  throw new ModelError(folder, "weights", stems.map(stem => `${stem}.safetensors or .bin`).join(", "), "none");
 }
 
 function shards(folder: string, index: string): string[] {

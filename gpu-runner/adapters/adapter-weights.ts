@@ -1,8 +1,9 @@
 /** The weights of an adapter that is a net of its own: one file or several, mapped as fp32, taken by name and shape. */
 import { createHash, randomUUID } from "node:crypto";
-import { createReadStream, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { closeSync, createReadStream, existsSync, mkdirSync, openSync, readSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
+import { isTorchFile, torchStartBytes } from "../../shared/adapters/torch-file.ts";
 import type { StoredTensor } from "../graph/ir.ts";
 import { CacheError } from "../weights/cache-error.ts";
 import { ModelError } from "../weights/model-error.ts";
@@ -94,10 +95,21 @@ export class AdapterWeights {
 
 /** Every floating-point tensor of a file; whole numbers are marks and buffers, which no graph reads. */
 async function placeAll(path: string, sha256: string, cacheDir: string): Promise<StoredTensor[]> {
-  const file = path.endsWith(".safetensors") ? path : await asSafetensors(path, sha256, cacheDir);
+  const file = isTorch(path) ? await asSafetensors(path, sha256, cacheDir) : path;
   const entries = withSafetensors(file, source => [...source.entries.values()].filter(({ name }) => source.isFloat(name)));
   const wanted = entries.map(entry => ({ component: "unet" as const, name: entry.name, file, entry, shape: entry.shape }));
   return placeTensors(wanted, file, sha256, cacheDir);
+}
+
+/** By its content: fetched files have no telling names. */
+function isTorch(path: string): boolean {
+  const start = new Uint8Array(torchStartBytes);
+  const descriptor = openSync(path, "r");
+  try {
+    return isTorchFile(start.subarray(0, readSync(descriptor, start)));
+  } finally {
+    closeSync(descriptor);
+  }
 }
 
 /** A file of `torch.save` as safetensors in the cache; it is read as data, and refused where it is more than that. */

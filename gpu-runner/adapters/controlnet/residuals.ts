@@ -44,7 +44,9 @@ export function sumResiduals(nets: readonly ControlResiduals[]): ControlResidual
 function scaleItems({ data, shape }: TensorF32, factors: readonly number[]): TensorF32 {
   if (factors.length !== shape[0]) throw new GraphError("controlnet", "weights", `${shape[0]}, one per item`, String(factors.length));
   const size = data.length / factors.length;
-  return { data: data.map((value, i) => value * factors[Math.floor(i / size)]!), shape };
+  const out = new Float32Array(data.length);
+  for (const [item, factor] of factors.entries()) for (let i = item * size; i < (item + 1) * size; i++) out[i] = data[i]! * factor;
+  return { data: out, shape };
 }
 
 function spatialMeans({ data, shape }: TensorF32): TensorF32 {
@@ -64,5 +66,7 @@ function addTensors(a: TensorF32, b: TensorF32, name: string): TensorF32 {
   if (String(large.shape) !== String(small.shape) && !pooled)
     throw new GraphError(`controlnet ${name}`, "sum", `[${a.shape}] as of the first net`, `[${b.shape}]`);
   const size = large.data.length / small.data.length;
-  return { data: large.data.map((value, i) => value + small.data[Math.floor(i / size)]!), shape: large.shape };
+  const out = new Float32Array(large.data.length);
+  for (let i = 0; i < out.length; i++) out[i] = large.data[i]! + small.data[size === 1 ? i : Math.floor(i / size)]!;
+  return { data: out, shape: large.shape };
 }

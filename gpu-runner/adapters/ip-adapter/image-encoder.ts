@@ -62,16 +62,21 @@ export async function openImageEncoder(folder: string, options: OpenAdapterOptio
   const config = visionConfig(files.config.file, files.config.json);
   const preprocessing = clipPreprocessing(join(folder, "preprocessor_config.json"), config.imageSize);
   const weights = await AdapterWeights.open(folder, files.weights, options);
-  const classKey = "vision_model.embeddings.class_embedding";
+  // Released files have the prefix; it is dropped in some conversions.
+  const hasPrefix = weights.keys().some(key => key.startsWith("vision_model."));
+  const keyFor = (name: string): string => (hasPrefix ? name : name.replace(/^vision_model\./, ""));
+  const classKey = keyFor("vision_model.embeddings.class_embedding");
+  const headPrefixes = [keyFor("vision_model.post_layernorm."), "visual_projection."];
+  const isHead = (key: string): boolean => headPrefixes.some(prefix => key.startsWith(prefix));
   const body = weights.build(
-    name => name,
+    keyFor,
     source => buildClipVision(config, source),
-    key => key === classKey || key.startsWith("vision_model.post_layernorm.") || key.startsWith("visual_projection.") || isBuffer(key),
+    key => key === classKey || isHead(key) || isBuffer(key),
   );
   const head = weights.build(
-    name => name,
+    keyFor,
     source => buildClipVisionHead(config, source),
-    key => !key.startsWith("vision_model.post_layernorm.") && !key.startsWith("visual_projection."),
+    key => !isHead(key),
   );
   const classEmbedding = readStored(weights.tensor(classKey));
   if (classEmbedding.data.length !== config.width)

@@ -1,18 +1,20 @@
 /** Which IP-Adapter a file holds, and what its projection is built as: both stand in its keys and shapes. */
+import type { Proof } from "../../../shared/samplers.ts";
 import type { IpProjectionConfig, IpVariant, ResamplerConfig } from "../../models/ip-adapter.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { AdapterWeights } from "../adapter-weights.ts";
 
 export const projectionPrefix = "image_proj.";
 
-/** The key that tells each variant, in the order of asking. */
-const tellingKeys: readonly (readonly [key: string, variant: IpVariant])[] = [
-  ["proj.weight", "base"],
-  ["proj.3.weight", "full"],
-  ["perceiver_resampler.proj_in.weight", "faceid-plus"],
-  ["latents", "plus"],
-  ["norm.weight", "faceid"],
-];
+/** In the order of asking for the key that tells each; rows of docs/support.md. */
+export const ipVariants = {
+  base: { key: "proj.weight", title: "base, SD 1 and SDXL", proof: "reference" },
+  full: { key: "proj.3.weight", title: "full face", proof: "reference" },
+  "faceid-plus": { key: "perceiver_resampler.proj_in.weight", title: "FaceID plus and its second version", proof: "reference" },
+  plus: { key: "latents", title: "plus and plus face, SD 1 and SDXL", proof: "reference" },
+  faceid: { key: "norm.weight", title: "FaceID, where its embedding is given", proof: "reference" },
+} as const satisfies Record<IpVariant, { key: string; title: string; proof: Proof }>;
+const variantNames = Object.keys(ipVariants) as IpVariant[];
 
 /** Width of a resampler's heads in all releases; the files do not tell it. */
 const headWidth = 64;
@@ -20,9 +22,14 @@ const headWidth = 64;
 /** `heads` is of the resampler, where it is known. Throws ModelError where the keys are of no IP-Adapter. */
 export function ipProjectionConfig(weights: AdapterWeights, heads: number | null): IpProjectionConfig {
   const keys = new Set(weights.keys());
-  const variant = tellingKeys.find(([key]) => keys.has(projectionPrefix + key))?.[1];
+  const variant = variantNames.find(name => keys.has(projectionPrefix + ipVariants[name].key));
   if (!variant)
-    throw new ModelError(weights.path, `${projectionPrefix}*`, `one of ${tellingKeys.map(([key]) => key).join(", ")}`, "none of them");
+    throw new ModelError(
+      weights.path,
+      `${projectionPrefix}*`,
+      `one of ${variantNames.map(name => ipVariants[name].key).join(", ")}`,
+      "none of them",
+    );
   const shape = (name: string): readonly number[] => weights.shape(projectionPrefix + name);
   const rows = (name: string): number => shape(name)[0]!;
   const columns = (name: string): number => shape(name)[1]!;
