@@ -105,10 +105,11 @@ function passSettings(
   { sampler, sampler_options, tiled_vae }: PictureRequest,
   own: Pick<PassSettings, "width" | "height" | "steps" | "strength" | "earlierSteps">,
 ): PassSettings {
+  const { description } = pictureModel.model;
   return {
     pictureModel,
     scheduler: samplerClasses[sampler],
-    schedulerConfig: samplerConfig(sampler, sampler_options, pictureModel.model.description.schedulerConfig),
+    schedulerConfig: samplerConfig(sampler, sampler_options, description.schedulerConfig, description.family),
     tiled: tiled_vae,
     ...own,
   };

@@ -7,8 +7,9 @@ import type { RgbPixels } from "./picture.ts";
  */
 export function gaussianBlur({ data, width, height }: RgbPixels, sigma: number, radiusInSigmas: number): Float32Array {
   const kernel = gaussianKernel(sigma, radiusInSigmas);
-  const rows = convolve(Float32Array.from(data), kernel, { count: width, step: 3 }, { count: height, step: 3 * width });
-  return convolve(rows, kernel, { count: height, step: 3 * width }, { count: width, step: 3 });
+  const rows = new Float32Array(data.length);
+  for (let y = 0; y < height; y++) rows.set(blurRow(data.subarray(3 * y * width, 3 * (y + 1) * width), kernel), 3 * y * width);
+  return blurColumns(rows, 3 * width, height, kernel);
 }
 
 /** Weights from -radius to radius; they sum to 1. */
@@ -19,25 +20,35 @@ function gaussianKernel(sigma: number, radiusInSigmas: number): Float64Array {
   return weights.map(weight => weight / sum);
 }
 
-interface Axis {
-  count: number;
-  /** Values between neighbours along the axis. */
-  step: number;
+/** A row of pixels, 3 values each. */
+function blurRow(row: Uint8Array, kernel: Float64Array): Float64Array {
+  const radius = (kernel.length - 1) / 2;
+  const count = row.length / 3;
+  const padded = new Float64Array(row.length + 6 * radius);
+  for (let i = 0; i < count + 2 * radius; i++) {
+    const source = 3 * mirrored(i - radius, count);
+    for (let channel = 0; channel < 3; channel++) padded[3 * i + channel] = row[source + channel]!;
+  }
+  const sums = new Float64Array(row.length);
+  for (let k = 0; k < kernel.length; k++) {
+    const weight = kernel[k]!;
+    for (let i = 0; i < sums.length; i++) sums[i]! += weight * padded[i + 3 * k]!;
+  }
+  return sums;
 }
 
-function convolve(values: Float32Array, kernel: Float64Array, along: Axis, across: Axis): Float32Array {
-  const result = new Float32Array(values.length);
+function blurColumns(values: Float32Array, stride: number, height: number, kernel: Float64Array): Float32Array {
   const radius = (kernel.length - 1) / 2;
-  const sources = Array.from({ length: along.count + 2 * radius }, (_, i) => mirrored(i - radius, along.count) * along.step);
-  for (let line = 0; line < across.count; line++) {
-    for (let channel = 0; channel < 3; channel++) {
-      const start = line * across.step + channel;
-      for (let i = 0; i < along.count; i++) {
-        let sum = 0;
-        for (let k = 0; k < kernel.length; k++) sum += kernel[k]! * values[start + sources[i + k]!]!;
-        result[start + i * along.step] = sum;
-      }
+  const result = new Float32Array(values.length);
+  const sums = new Float64Array(stride);
+  for (let y = 0; y < height; y++) {
+    sums.fill(0);
+    for (let k = 0; k < kernel.length; k++) {
+      const weight = kernel[k]!;
+      const start = mirrored(y + k - radius, height) * stride;
+      for (let i = 0; i < stride; i++) sums[i]! += weight * values[start + i]!;
     }
+    result.set(sums, y * stride);
   }
   return result;
 }

@@ -1,5 +1,6 @@
 /** A scheduler's settings under diffusers' names, and how a model's file, a class's defaults and a request's options make them. */
 import { z } from "zod";
+import type { ModelFamily } from "../../shared/model.ts";
 import {
   dpmAlgorithms,
   type SamplerName,
@@ -299,15 +300,20 @@ export const samplerClasses = {
   res_multistep_cfg_pp: "sample_res_multistep_cfg_pp",
 } as const satisfies Record<SamplerName, SchedulerClass>;
 
-/** Settings for a request: class defaults < the model's configuration (as `stableDiffusionConfig` corrects it) < what the sampler's name stands for < the request's options. */
+/**
+ * Settings for a request: class defaults < the model's configuration (as `stableDiffusionConfig` corrects it) < what the sampler's name stands for
+ * < the request's options. The family chooses among the tables of Align Your Steps.
+ */
 export function samplerConfig(
   sampler: SamplerName,
   options: SamplerOptions,
   modelConfig: Readonly<Record<string, unknown>>,
+  family?: ModelFamily,
 ): SchedulerConfig {
   const { schedule, ...settings } = options;
   return schedulerConfig(samplerClasses[sampler], {
     ...stableDiffusionConfig(modelConfig),
+    align_your_steps: family === "sdxl" || family === "sdxl-refiner" ? "sdxl" : "sd1",
     ...samplerTraits[sampler].preset,
     ...settings,
     ...scheduleSettings(schedule),
