@@ -57,9 +57,11 @@ export class AdapterWeights {
     return [...this.#tensors.keys()];
   }
 
-  /** Shape of a tensor; throws ModelError where there is none of this key. */
-  shape(key: string): readonly number[] {
-    return this.tensor(key).shape;
+  /** Shape of a tensor; throws ModelError where there is none of this key or it has another count of axes. */
+  shape(key: string, rank: number): readonly number[] {
+    const { shape } = this.tensor(key);
+    if (shape.length !== rank) throw new ModelError(this.path, key, `${rank} axes`, `[${shape}]`);
+    return shape;
   }
 
   tensor(key: string): StoredTensor {
@@ -86,7 +88,7 @@ export class AdapterWeights {
     });
     const unused = this.keys().filter(key => !taken.has(key) && !ignores(key));
     if (unused.length > 0) {
-      const more = unused.length > 1 ? `${unused.length} unused keys, the first [${this.shape(unused[0]!)}]` : "an unused key";
+      const more = unused.length > 1 ? `${unused.length} unused keys, the first [${this.tensor(unused[0]!).shape}]` : "an unused key";
       throw new ModelError(this.path, unused[0]!, "every key to be used", more);
     }
     return built;

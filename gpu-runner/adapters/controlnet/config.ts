@@ -52,13 +52,18 @@ export function controlNetConfig(file: string, json: unknown): ControlNetConfig 
 
 /** Of a file without a config: levels and heads are the base's, all else stands in its shapes. */
 export function controlNetConfigOfBase(base: UnetConfig, weights: AdapterWeights, keys: ControlNetKeys): ControlNetConfig {
-  const shape = (name: string): readonly number[] => weights.shape(keys.keyFor(`${name}.weight`));
+  const shape = (name: string): readonly number[] => weights.shape(keys.keyFor(`${name}.weight`), 4);
   const place = "controlnet_cond_embedding";
   const embeddingChannels = [shape(`${place}.conv_in`)[0]!];
   for (let i = 1; keys.has(`${place}.blocks.${i}.weight`); i += 2) embeddingChannels.push(shape(`${place}.blocks.${i}`)[0]!);
-  const projection = "mid_block.attentions.0.proj_in";
+  const projection = "mid_block.attentions.0.proj_in.weight";
   return {
-    unet: { ...base, inChannels: shape("conv_in")[1]!, useLinearProjection: shape(projection).length === 2, guidanceWidth: null },
+    unet: {
+      ...base,
+      inChannels: shape("conv_in")[1]!,
+      useLinearProjection: weights.tensor(keys.keyFor(projection)).shape.length === 2,
+      guidanceWidth: null,
+    },
     conditioningChannels: shape(`${place}.conv_in`)[1]!,
     embeddingChannels,
     channelOrder: "rgb",
@@ -69,8 +74,8 @@ export function controlNetConfigOfBase(base: UnetConfig, weights: AdapterWeights
 }
 
 function unionOf(weights: AdapterWeights, keys: ControlNetKeys): UnionConfig {
-  const [controls, width] = weights.shape(keys.keyFor("task_embedding")) as [number, number];
-  const [, switches] = weights.shape(keys.keyFor("control_add_embedding.linear_1.weight")) as [number, number];
+  const [controls, width] = weights.shape(keys.keyFor("task_embedding"), 2) as [number, number];
+  const [, switches] = weights.shape(keys.keyFor("control_add_embedding.linear_1.weight"), 2) as [number, number];
   let layers = 0;
   while (keys.has(`transformer_layes.${layers}.ln_1.weight`)) layers++;
   return { controls, width, layers, switchWidth: Math.floor(switches / controls) };

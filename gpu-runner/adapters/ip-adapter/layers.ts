@@ -57,8 +57,9 @@ export function faceLora(weights: AdapterWeights, base: UnetBase, about: Pick<Lo
 
 function lowRankChange(weights: AdapterWeights, key: string, name: string, base: UnetBase): WeightChange {
   const [down, up] = ["down", "up"].map(side => readStored(weights.tensor(`${key}.${side}.weight`)));
-  const [rank, width] = down!.shape as [number, number];
-  const [out] = up!.shape as [number, number];
+  const [rank, width] = weights.shape(`${key}.down.weight`, 2) as [number, number];
+  const [out, upRank] = weights.shape(`${key}.up.weight`, 2) as [number, number];
+  if (upRank !== rank) throw new ModelError(weights.path, `${key}.up.weight`, `[${out}, ${rank}]`, `[${up!.shape}]`);
   const shape = base.shapes.get(name);
   if (!shape || shape[0] !== out || shape[1] !== width)
     throw new ModelError(weights.path, key, `[${shape ?? "no such layer"}] as ${name} of the base has`, `[${[out, width]}]`);

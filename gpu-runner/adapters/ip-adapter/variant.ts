@@ -30,20 +30,25 @@ export function ipProjectionConfig(weights: AdapterWeights, heads: number | null
       `one of ${variantNames.map(name => ipVariants[name].key).join(", ")}`,
       "none of them",
     );
-  const shape = (name: string): readonly number[] => weights.shape(projectionPrefix + name);
-  const rows = (name: string): number => shape(name)[0]!;
-  const columns = (name: string): number => shape(name)[1]!;
+  const vector = (name: string): number => weights.shape(projectionPrefix + name, 1)[0]!;
+  const rows = (name: string): number => weights.shape(projectionPrefix + name, 2)[0]!;
+  const columns = (name: string): number => weights.shape(projectionPrefix + name, 2)[1]!;
   switch (variant) {
     case "base": {
-      const width = rows("norm.weight");
-      return { variant, width, tokens: rows("proj.weight") / width, imageWidth: columns("proj.weight") };
+      const width = vector("norm.weight");
+      return { variant, width, tokens: tokensIn("proj.weight", width), imageWidth: columns("proj.weight") };
     }
     case "full":
-      return { variant, width: rows("proj.3.weight"), imageWidth: columns("proj.0.weight") };
+      return { variant, width: vector("proj.3.weight"), imageWidth: columns("proj.0.weight") };
     case "plus":
-      return { variant, width: rows("proj_out.weight"), tokens: columns("latents"), resampler: resamplerConfig(weights, "", heads) };
+      return {
+        variant,
+        width: rows("proj_out.weight"),
+        tokens: weights.shape(`${projectionPrefix}latents`, 3)[1]!,
+        resampler: resamplerConfig(weights, "", heads),
+      };
     case "faceid": {
-      const width = rows("norm.weight");
+      const width = vector("norm.weight");
       return { variant, width, ...face(width) };
     }
     case "faceid-plus": {
@@ -52,7 +57,12 @@ export function ipProjectionConfig(weights: AdapterWeights, heads: number | null
     }
   }
   function face(width: number): { tokens: number; faceWidth: number; hiddenWidth: number } {
-    return { tokens: rows("proj.2.weight") / width, faceWidth: columns("proj.0.weight"), hiddenWidth: rows("proj.0.weight") };
+    return { tokens: tokensIn("proj.2.weight", width), faceWidth: columns("proj.0.weight"), hiddenWidth: rows("proj.0.weight") };
+  }
+  function tokensIn(name: string, width: number): number {
+    if (rows(name) % width !== 0)
+      throw new ModelError(weights.path, projectionPrefix + name, `a multiple of ${width} rows`, String(rows(name)));
+    return rows(name) / width;
   }
 }
 
@@ -61,8 +71,8 @@ function resamplerConfig(weights: AdapterWeights, place: string, heads: number |
   const keys = new Set(weights.keys());
   let layers = 0;
   while (keys.has(`${prefix}layers.${layers}.0.to_q.weight`)) layers++;
-  const [width, imageWidth] = weights.shape(`${prefix}proj_in.weight`) as [number, number];
-  const attentionWidth = weights.shape(`${prefix}layers.0.0.to_q.weight`)[0]!;
+  const [width, imageWidth] = weights.shape(`${prefix}proj_in.weight`, 2) as [number, number];
+  const attentionWidth = weights.shape(`${prefix}layers.0.0.to_q.weight`, 2)[0]!;
   const count = heads ?? attentionWidth / headWidth;
   if (!Number.isInteger(count) || attentionWidth % count !== 0)
     throw new ModelError(
@@ -71,5 +81,12 @@ function resamplerConfig(weights: AdapterWeights, place: string, heads: number |
       `rows that ${heads ?? `heads of ${headWidth}`} divide`,
       String(attentionWidth),
     );
-  return { imageWidth, width, layers, heads: count, attentionWidth, feedForwardWidth: weights.shape(`${prefix}layers.0.1.1.weight`)[0]! };
+  return {
+    imageWidth,
+    width,
+    layers,
+    heads: count,
+    attentionWidth,
+    feedForwardWidth: weights.shape(`${prefix}layers.0.1.1.weight`, 2)[0]!,
+  };
 }

@@ -37,7 +37,7 @@ const releasedDownscale: Readonly<Record<T2iAdapterConfig["type"], number>> = { 
 export function t2iAdapterConfigOfKeys(weights: AdapterWeights, keys: T2iAdapterKeys): T2iAdapterConfig {
   const channels = keys.levels.map(level => level.channels);
   if (keys.type === "light_adapter") {
-    const pixels = weights.shape(keys.keyFor("body.0.in_conv.weight"))[1]!;
+    const pixels = weights.shape(keys.keyFor("body.0.in_conv.weight"), 4)[1]!;
     return {
       type: "light_adapter",
       ...squares(weights.path, "light_adapter", pixels),
@@ -45,7 +45,7 @@ export function t2iAdapterConfigOfKeys(weights: AdapterWeights, keys: T2iAdapter
       blocks: keys.blocks,
     };
   }
-  const pixels = weights.shape(keys.keyFor("conv_in.weight"))[1]!;
+  const pixels = weights.shape(keys.keyFor("conv_in.weight"), 4)[1]!;
   const type = pixels >= releasedDownscale.full_adapter_xl ** 2 ? "full_adapter_xl" : "full_adapter";
   return { type, ...squares(weights.path, type, pixels), channels, blocks: keys.blocks };
 }

@@ -41,7 +41,7 @@ export function t2iAdapterKeys(weights: AdapterWeights, given: { blocks: number 
   const inner = keys.map(key => key.slice(prefix.length));
   if (!inner.some(key => key.startsWith("body.0."))) throw new ModelError(weights.path, "body.0", "the blocks of a T2I-Adapter", "none");
   const rows = 1 + Math.max(...inner.map(key => Number(/^body\.(\d+)\./.exec(key)?.[1] ?? -1)));
-  const width = (name: string): number => weights.shape(prefix + name)[0]!;
+  const width = (name: string): number => weights.shape(prefix + name, 4)[0]!;
   const count = (pattern: RegExp): number => new Set(inner.flatMap(key => pattern.exec(key)?.[1] ?? [])).size;
   const levels = (amount: number, name: (level: number) => string) =>
     Array.from({ length: amount }, (_, level) => ({ channels: width(name(level)) }));
