@@ -1,14 +1,19 @@
 import type { z } from "zod";
+import type { AdapterView } from "../shared/adapter-resource.ts";
 import type { ErrorCode, Problem } from "../shared/errors.ts";
 import type { generationRequestSchema } from "../shared/generation.ts";
 import type { GenerationView, JobEvent, JobView } from "../shared/job.ts";
 import type { ModelView } from "../shared/model.ts";
+import type { UploadView } from "../shared/upload.ts";
+import { Adapters } from "./adapters.ts";
 import { readSse } from "./sse.ts";
+import type { Call, CallOptions, Transport } from "./transport.ts";
+import { Uploads } from "./uploads.ts";
 
 /** The client of Atelier's API for servers and browsers: fetch and nothing else at run time. */
 
 export type GenerationRequest = z.input<typeof generationRequestSchema>;
-export type { GenerationView, JobEvent, JobView, ModelView, Problem };
+export type { AdapterView, CallOptions, GenerationView, JobEvent, JobView, ModelView, Problem, UploadView };
 
 export interface AtelierOptions {
   /** Where the API is, for example `https://atelier.example`. */
@@ -21,9 +26,6 @@ export interface AtelierOptions {
   readonly maxRetries?: number;
 }
 
-export interface CallOptions {
-  readonly signal?: AbortSignal;
-}
 export interface GenerateOptions extends CallOptions {
   /** Repeats with the same key make nothing twice; made up for each call where it is absent. */
   readonly idempotencyKey?: string;
@@ -59,21 +61,20 @@ export class AtelierProblem extends Error {
   }
 }
 
-interface Call extends CallOptions {
-  readonly method?: "GET" | "POST" | "DELETE";
-  readonly json?: unknown;
-  readonly headers?: Readonly<Record<string, string>>;
-}
-
 const terminal = ["succeeded", "failed", "canceled"] as const satisfies readonly JobEvent["type"][];
 const eventTypes: readonly string[] = ["queued", "running", "progress", "picture", ...terminal] satisfies readonly JobEvent["type"][];
 const RECONNECT_MS = 1000;
 
 export class Atelier {
   readonly #options: AtelierOptions;
+  readonly uploads: Uploads;
+  readonly adapters: Adapters;
 
   constructor(options: AtelierOptions) {
     this.#options = options;
+    const transport: Transport = { json: (path, call) => this.#json(path, call), send: (path, call) => this.#send(path, call) };
+    this.uploads = new Uploads(transport);
+    this.adapters = new Adapters(transport, problem => new AtelierProblem(problem));
   }
 
   /**
@@ -181,13 +182,14 @@ export class Atelier {
   }
 
   /** The answer, or what is in its place: the service's problem, or the network's error. */
-  async #sendOnce(url: string, { method = "GET", json, headers, signal }: Call): Promise<Response | Error> {
+  async #sendOnce(url: string, { method = "GET", json, file, headers, signal }: Call): Promise<Response | Error> {
     const { apiKey, fetch: send = (to, init) => fetch(to, init) } = this.#options;
     try {
       const response = await send(url, {
         method,
         headers: { authorization: `Bearer ${apiKey}`, ...(json !== undefined && { "content-type": "application/json" }), ...headers },
         ...(json !== undefined && { body: JSON.stringify(json) }),
+        ...(file && { body: file }),
         ...(signal && { signal }),
       });
       return response.ok ? response : await readProblem(response);

@@ -6,6 +6,7 @@ import type { JobEvents } from "../../edge/events/job-events.ts";
 import { settle } from "../../edge/settle.ts";
 import { Atelier, type AtelierOptions, AtelierProblem, type NumberedEvent } from "../../sdk/client.ts";
 import { readSse } from "../../sdk/sse.ts";
+import { loraFile, pngFile } from "./file-bytes.ts";
 import { compute, newKey, registerModel, waitingExecutions } from "./support.ts";
 
 const origin = "https://atelier.test";
@@ -16,6 +17,49 @@ const request = { prompt: "a red circle", width: 64, height: 32 };
 
 beforeAll(async () => {
   await registerModel();
+});
+
+describe("uploads and adapters", () => {
+  it("send a picture, which a generation then starts from", async () => {
+    const client = await clientOf();
+    const upload = await client.uploads.create(new Blob([pngFile(64, 32)], { type: "image/png" }));
+    expect(upload).toMatchObject({ status: "ready", width: 64, height: 32 });
+    expect(await client.uploads.get(upload.id)).toEqual(upload);
+    const started = await client.start({ prompt: "x", image: upload.id, strength: 0.6 });
+    if (started.object !== "job") throw new Error("expected a job");
+    expect((await client.get(started.generation)).request).toMatchObject({ image: upload.id, strength: 0.6, width: 64, height: 32 });
+    await expect(client.uploads.create(new Blob(["text"], { type: "image/png" }))).rejects.toMatchObject({ code: "invalid_request" });
+  });
+
+  it("send an adapter's files, and nothing that is there already", async () => {
+    const methods: string[] = [];
+    const client = await clientOf({
+      fetch: (url, init) => {
+        methods.push(`${init.method}`);
+        return fetchWorker(url, init);
+      },
+    });
+    const file = new File([loraFile(96, 2, 50)], "style.safetensors");
+    const adapter = await client.adapters.create({ name: "style", files: [file] });
+    expect(adapter).toMatchObject({ name: "style", status: "ready", kind: "lora", files: [{ path: "style.safetensors" }] });
+    expect(methods).toEqual(["POST", "PUT", "GET"]);
+    expect((await client.adapters.create({ name: "style", files: [{ path: "style.safetensors", file }] })).id).toBe(adapter.id);
+    expect(methods).toEqual(["POST", "PUT", "GET", "POST"]);
+    expect((await client.adapters.list()).data.map(({ id }) => id)).toEqual([adapter.id]);
+    const started = await client.start({ prompt: "x", adapters: [{ adapter: "style", weight: 0.5 }] });
+    expect(started.object).toBe("job");
+    await client.adapters.delete(adapter.id);
+    await expect(client.adapters.get(adapter.id)).rejects.toMatchObject({ code: "not_found" });
+  });
+
+  it("throw the reasons where an adapter is refused", async () => {
+    const client = await clientOf();
+    const files = [new File([pngFile()], "picture.safetensors")];
+    await expect(client.adapters.create({ name: "picture", files })).rejects.toMatchObject({
+      code: "adapter_refused",
+      message: expect.stringContaining("expected"),
+    });
+  });
 });
 
 describe("generate", () => {
