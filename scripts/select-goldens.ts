@@ -10,7 +10,6 @@ import type { GoldenCase } from "../gpu-runner/verify/kind.ts";
 import { withSafetensors } from "../gpu-runner/weights/safetensors.ts";
 import { type TensorToWrite, writeSafetensors } from "../gpu-runner/weights/safetensors-write.ts";
 
-const modelFolder = "models/sd15";
 const adapterKinds = [
   "lora",
   "textual-inversion",
@@ -23,14 +22,14 @@ const adapterKinds = [
 ];
 const modelKinds = ["text-encoder", "unet", "vae-encode", "vae-decode"];
 
-function isSelected({ kind, model, params }: GoldenCase): boolean {
+function isSelected({ kind, params }: GoldenCase): boolean {
   const scheduled = schedulerClasses.some(name => name === params.scheduler);
   if (kind === "tokenizer") return true;
   if (kind === "noise") return true;
   if (kind === "scheduler") return scheduled;
   if (adapterKinds.includes(kind)) return true;
-  if (modelKinds.includes(kind)) return !params.tiled;
-  return kind === "pipeline" && model === modelFolder && scheduled && params.task === "txt2img";
+  if (modelKinds.includes(kind)) return true;
+  return kind === "pipeline" && scheduled;
 }
 
 function configsOf(model: string): string {

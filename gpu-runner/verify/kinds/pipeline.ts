@@ -3,9 +3,9 @@ import { z } from "zod";
 import type { DiffusionModel, TensorF32 } from "../../components.ts";
 import { isGuided } from "../../pipeline/denoiser.ts";
 import { noAdapters } from "../../pipeline/item-adapters.ts";
-import { decode } from "../../pipeline/latents.ts";
+import { decode, resizeLatents } from "../../pipeline/latents.ts";
 import { timeIdsOf } from "../../pipeline/micro-conditioning.ts";
-import { type PassItem, type PassPlan, planPass, runPass } from "../../pipeline/pass.ts";
+import { type PassItem, type PassPlan, planPass, runPass, type Start } from "../../pipeline/pass.ts";
 import { toUnitPictures } from "../../pipeline/pixels.ts";
 import { preparePictureModel } from "../../pipeline/prepare-model.ts";
 import { concat, split } from "../../pipeline/tensors.ts";
@@ -48,6 +48,8 @@ const paramsSchema = z.strictObject({
   negativeAestheticScore: z.number().default(2.5),
   denoisingStart: z.number().optional(),
   denoisingEnd: z.number().optional(),
+  /** Of `cleanLatents`: they are enlarged to the picture's size first. */
+  enlargedFrom: size.optional(),
 });
 type Params = z.infer<typeof paramsSchema>;
 
@@ -130,16 +132,26 @@ function itemsOf(params: Params, plan: PassPlan, inputs: Readonly<Record<string,
       timeIds: timeIdsOf(pictureModel.model.description, microOf(params), params),
       guidance,
       adapters: noAdapters,
-      start: isContinued
-        ? { kind: "continued" as const, latents: split(float32Input(context, "latents").data, count)[i]! }
-        : "image" in inputs
-          ? { kind: "image" as const, pixels: planar(float32Input(context, "image")) }
-          : { kind: "noise" as const },
+      start: startOf(params, plan, inputs, context, { count, item: i }),
       mask: "mask" in inputs ? float32Input(context, "mask").data : null,
       fillsWithNoise: false,
       draw: () => draws(),
     };
   });
+}
+
+function startOf(
+  { denoisingStart, enlargedFrom }: Params,
+  { shape }: PassPlan,
+  inputs: Readonly<Record<string, string>>,
+  context: VerifyContext,
+  { count, item }: { count: number; item: number },
+): Start {
+  if (denoisingStart !== undefined) return { kind: "continued", latents: split(float32Input(context, "latents").data, count)[item]! };
+  if ("image" in inputs) return { kind: "image", pixels: planar(float32Input(context, "image")) };
+  if (!enlargedFrom) return { kind: "noise" };
+  const latents = split(float32Input(context, "cleanLatents").data, count)[item]!;
+  return { kind: "latents", latents: resizeLatents(latents, enlargedFrom, [shape[2], shape[3]]) };
 }
 
 /** In diffusers' order. Latents that an earlier pass left are no draw. */
