@@ -70,9 +70,13 @@ export interface TextEncoderConfig {
 }
 
 const count = z.int().positive();
+/** Far beyond any published model, so that a config from a stranger cannot make a graph without end. */
+const layers = z.int().positive().max(256);
+const maxLevels = 16;
 const activation = z.enum(activationNames);
 /** One number for all blocks, or one per block. */
 const perBlock = z.union([count, z.array(count).nonempty()]);
+const layersPerBlock = z.union([layers, z.array(layers).nonempty()]);
 
 /** A setting of which only the given values are supported; the first is the default. */
 function only<const T extends string | number | boolean | null>(...values: [T, ...T[]]) {
@@ -94,13 +98,13 @@ const unetSchema = z.object({
     .array(z.enum(["UpBlock2D", "CrossAttnUpBlock2D"]))
     .nonempty()
     .default(["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]),
-  block_out_channels: z.array(count).nonempty().default([320, 640, 1280, 1280]),
-  layers_per_block: perBlock.default(2),
+  block_out_channels: z.array(count).nonempty().max(maxLevels).default([320, 640, 1280, 1280]),
+  layers_per_block: layersPerBlock.default(2),
   act_fn: activation.default("silu"),
   norm_num_groups: count.default(32),
   norm_eps: z.number().positive().default(1e-5),
   cross_attention_dim: count.default(1280),
-  transformer_layers_per_block: perBlock.default(1),
+  transformer_layers_per_block: layersPerBlock.default(1),
   attention_head_dim: perBlock.default(8),
   num_attention_heads: perBlock.nullish(),
   use_linear_projection: z.boolean().default(false),
@@ -139,8 +143,8 @@ const vaeSchema = z.object({
   out_channels: count.default(3),
   down_block_types: z.array(z.literal("DownEncoderBlock2D")).nonempty().default(["DownEncoderBlock2D"]),
   up_block_types: z.array(z.literal("UpDecoderBlock2D")).nonempty().default(["UpDecoderBlock2D"]),
-  block_out_channels: z.array(count).nonempty().default([64]),
-  layers_per_block: count.default(1),
+  block_out_channels: z.array(count).nonempty().max(maxLevels).default([64]),
+  layers_per_block: layers.default(1),
   act_fn: activation.default("silu"),
   latent_channels: count.default(4),
   norm_num_groups: count.default(32),
@@ -159,7 +163,7 @@ const textEncoderSchema = z.object({
   vocab_size: count.default(49408),
   hidden_size: count.default(512),
   intermediate_size: count.default(2048),
-  num_hidden_layers: count.default(12),
+  num_hidden_layers: layers.default(12),
   num_attention_heads: count.default(8),
   max_position_embeddings: count.default(77),
   hidden_act: activation.default("quick_gelu"),

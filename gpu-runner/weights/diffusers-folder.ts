@@ -117,7 +117,10 @@ function weightFiles(path: string, directory: string, stem: string, keys: KeyLay
     // Both orders of the two endings are in use.
     const lists = [`${stem}${variant}.safetensors.index.json`, `${stem}.safetensors.index${variant}.json`].map(at);
     const shardList = lists.find(existsSync);
-    if (shardList) return shardsOf(shardList).map(name => ({ file: at(name), keys, shardList }));
+    if (!shardList) continue;
+    const missing = shardsOf(shardList).find(name => !existsSync(at(name)));
+    if (missing !== undefined) throw new ModelError(shardList, missing, "a shard beside this file", "none");
+    return shardsOf(shardList).map(name => ({ file: at(name), keys, shardList }));
   }
   throw new ModelError(at("."), "weights", `${stem}.safetensors or ${stem}.fp16.safetensors, whole or in shards`, "neither");
 }

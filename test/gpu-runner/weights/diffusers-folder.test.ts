@@ -1,11 +1,14 @@
 import { cpSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { describe, expect, test } from "vitest";
+import { inspectModel } from "../../../gpu-runner/inspect.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
+import { openTaesd } from "../../../gpu-runner/models/taesd.ts";
 import { checkTextEncoderConfig, checkVaeConfig, readUnetConfig } from "../../../gpu-runner/weights/configs.ts";
 import { describeModel } from "../../../gpu-runner/weights/describe.ts";
 import { ModelError } from "../../../gpu-runner/weights/model-error.ts";
-import { copyModel, editJson, editWeights, goldenModel, widenWeights } from "../support/model-folder.ts";
+import type { TensorToWrite } from "../../../gpu-runner/weights/safetensors-write.ts";
+import { copyModel, editJson, editWeights, goldenModel, goldens, widenWeights } from "../support/model-folder.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 
 const files = {
@@ -84,6 +87,8 @@ describe("configs", () => {
     ["unet", "cross_attention_dim", 32, "24, the text encoder's hidden_size", "32"],
     ["vae", "latents_mean", [0], "null", "[0]"],
     ["vae", "norm_num_groups", 3, "a divisor of 4", "3"],
+    ["unet", "layers_per_block", 1e9, "Too big: expected number to be <=256", "1000000000"],
+    ["text_encoder", "num_hidden_layers", 1e9, "Too big: expected number to be <=256", "1000000000"],
     ["text_encoder", "num_attention_heads", 5, "a divisor of 24", "5"],
     ["text_encoder", "hidden_act", "relu", '"silu" or "swish" or "gelu" or "quick_gelu"', '"relu"'],
   ])("%s: %s = %j is refused by name", async (component, key, value, expected, got) => {
@@ -265,5 +270,94 @@ describe("keys of weight files", () => {
     cpSync(whole, join(folder, files.unet));
     truncateSync(join(folder, files.unet), 100_000);
     expect(await loadError(folder)).toMatchObject({ name: "SafetensorsError", key: "file", got: "100000 bytes" });
+  });
+});
+
+describe("shards", () => {
+  const sharded = join(goldens, "../families/models/edit");
+  const list = "unet/diffusion_pytorch_model.safetensors.index.json";
+  const copyShards = (): string => {
+    const folder = join(temporaryFolder(), "model");
+    cpSync(sharded, folder, { recursive: true });
+    return folder;
+  };
+
+  test("their list decides which files are read and hashed, under both of its names", async () => {
+    const folder = copyShards();
+    const { hash } = await describeModel(sharded);
+    renameSync(join(folder, list), join(folder, "unet/diffusion_pytorch_model.safetensors.index.fp16.json"));
+    const renamed = await describeModel(folder);
+    expect(renamed).toMatchObject({ family: "sd1", tasks: ["edit"], unetInputChannels: 8 });
+    expect(renamed.hash).not.toBe(hash);
+    const { parts } = await inspectModel(folder);
+    expect(parts.map(({ component, precisions }) => [component, Object.keys(precisions)])).toEqual([
+      ["unet", ["BF16"]],
+      ["vae", ["F64"]],
+      ["textEncoder", ["F32"]],
+    ]);
+  });
+
+  test.each(["../text_encoder/model.safetensors", "/etc/passwd.safetensors", "a\\b.safetensors", ".hidden.safetensors", "weights.bin"])(
+    "a list that names %s is refused",
+    async name => {
+      const folder = copyShards();
+      editJson(join(folder, list), { weight_map: { "conv_in.weight": name } });
+      const expected = "a .safetensors file beside this one";
+      expect(await loadError(folder)).toMatchObject({ name: "ModelError", file: join(folder, list), expected, got: JSON.stringify(name) });
+    },
+  );
+
+  test("a shard that is not there, a key that stands in two, one that stands in none", async () => {
+    const folder = copyShards();
+    const [first, second] = ["00001", "00002"].map(n => join(folder, `unet/diffusion_pytorch_model-${n}-of-00002.safetensors`));
+    const key = "conv_in.bias";
+    editWeights(second!, tensors => [...tensors, { name: key, dtype: "BF16", shape: [8], data: () => [new Uint8Array(16)] }]);
+    expect(await loadError(folder)).toMatchObject({ file: second, key, expected: `one key for ${key}`, got: `${key} as well` });
+    editWeights(second!, tensors => tensors.filter(({ name }) => name !== key));
+    editWeights(first!, tensors => tensors.filter(({ name }) => name !== key));
+    expect(await loadError(folder)).toMatchObject({ key, expected: "a tensor [8]", got: "none" });
+    rmSync(first!);
+    expect(await loadError(folder)).toMatchObject({
+      file: join(folder, list),
+      key: "diffusion_pytorch_model-00001-of-00002.safetensors",
+      expected: "a shard beside this file",
+    });
+  });
+});
+
+describe("preview decoders", () => {
+  const original = join(goldens, "../families/single/refiner.preview.safetensors");
+  const open = (change: (tensors: TensorToWrite[]) => TensorToWrite[]) => {
+    const file = join(temporaryFolder(), "taesd.safetensors");
+    cpSync(original, file);
+    editWeights(file, change);
+    return openTaesd(file, temporaryFolder());
+  };
+  const half = (name: string, shape: number[]): TensorToWrite => ({
+    name,
+    dtype: "F16",
+    shape,
+    data: () => [new Uint8Array(2 * shape.reduce((a, b) => a * b, 1))],
+  });
+
+  test("layers are counted from the keys; an encoder beside is passed over", () => {
+    const { layers, latentChannels } = open(tensors => [...tensors, half("encoder.0.weight", [1])]);
+    expect(latentChannels).toBe(4);
+    const kinds = layers.map(({ type }) => type[0]).join("");
+    // Two blocks at the lowest resolution, one at each other.
+    expect(kinds).toBe("crbbdcbdcbdcbc");
+  });
+
+  test("what does not fit is refused by its key", () => {
+    expect(() => open(tensors => tensors.filter(({ name }) => name !== "1.weight"))).toThrow("1.weight: expected a TAESD decoder's first");
+    expect(() => open(tensors => [...tensors, half("more", [1])])).toThrow("more: expected every key to be used, got an unused key");
+    expect(() => open(tensors => tensors.filter(({ name }) => name !== "3.conv.2.bias"))).toThrow(
+      "3.conv.2.bias: expected shape [6], got none",
+    );
+    const last = "14.weight";
+    expect(() => open(tensors => tensors.filter(({ name }) => !name.startsWith("14.")))).toThrow("a last convolution to 3 colours, got 6");
+    expect(() => open(tensors => tensors.map(tensor => (tensor.name === last ? half(last, [3, 5, 3, 3]) : tensor)))).toThrow(
+      "14.weight: expected shape [3,6,3,3], got [3,5,3,3]",
+    );
   });
 });
