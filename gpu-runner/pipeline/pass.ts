@@ -2,7 +2,7 @@
 import type { TensorF32 } from "../components.ts";
 import type { SchedulerClass, SchedulerConfig } from "../schedulers/config.ts";
 import { samplers } from "../schedulers/index.ts";
-import { beginOfStrength, initialLatents, type Sampler, type StepReport } from "../schedulers/sampler.ts";
+import { beginOfStrength, type IntervalNoise, initialLatents, type Sampler, type StepReport } from "../schedulers/sampler.ts";
 import type { Schedule } from "../schedulers/schedule.ts";
 import type { PictureModel } from "./context.ts";
 import { type CallRange, type DenoisedItem, denoiser } from "./denoiser.ts";
@@ -56,6 +56,8 @@ export interface PassPlan extends PassSettings {
 export interface PassRun {
   onStep?: (report: StepReport) => void | Promise<void>;
   signal?: AbortSignal;
+  /** In the place of the Brownian motion that samplers draw themselves; for reference cases. */
+  intervalNoise?: IntervalNoise;
 }
 
 /** @throws RangeError for settings that leave no step to run */
