@@ -64,7 +64,7 @@ export function recipe(generation, picture) {
   const { request } = generation;
   /** @type {[string, string | false][]} */
   const rows = [
-    ["Negative prompt", request.negative_prompt !== "" && request.negative_prompt],
+    ["Negative prompt", request.negative_prompt || false],
     ["Seed", String(picture.seed)],
     ["Size", `${pictureSize(picture)} px`],
     ["Steps", String(request.steps)],

@@ -66,9 +66,9 @@ function setFields(values) {
   for (const [name, value] of Object.entries(values)) {
     const control = form.elements.namedItem(name);
     if (control instanceof HTMLInputElement || control instanceof HTMLTextAreaElement || control instanceof HTMLSelectElement)
-      control.value = String(value);
+      control.value = String(value ?? "");
   }
-  if (values.sampler) showSamplerOptions(values.sampler, values.sampler_options);
+  if (values.sampler) showSamplerOptions(/** @type {import("./samplers.js").SamplerName} */ (values.sampler), values.sampler_options);
 }
 
 /**
