@@ -1,6 +1,7 @@
 import type { AdapterKind } from "./adapter.ts";
 import { canonicalize, type Json, sha256Hex } from "./canonical.ts";
 import type { AdapterUse, PictureRequest } from "./picture.ts";
+import { samplerTraits } from "./samplers.ts";
 
 /**
  * Which pictures may be computed as one batch: those of equal batch key. What every denoising step of a batch has in common stands in the key;
@@ -110,5 +111,7 @@ const requestRules = fields<PictureRequest>({
 
 /** SHA-256, 64 hexadecimal digits, of what a picture needs in common with those it may be computed with. */
 export function batchKey(request: PictureRequest): Promise<string> {
-  return sha256Hex(canonicalize(requestRules(request)));
+  // A sampler whose steps' lengths follow from the latents has no steps in common with another picture.
+  const alone = samplerTraits[request.sampler].calls === "varies";
+  return sha256Hex(canonicalize(alone ? request : requestRules(request)));
 }

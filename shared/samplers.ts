@@ -164,7 +164,6 @@ const wholeRange = {
   options: ["rescale_betas_zero_snr", "eta", "s_noise"],
   schedules: ["normal"],
   preset: {},
-  calls: "varies",
 } as const satisfies Partial<SamplerTraits>;
 const churn = ["s_churn", "s_tmin", "s_tmax", "s_noise"] as const;
 const consistency = ["rescale_betas_zero_snr", "original_inference_steps"] as const;
@@ -178,8 +177,8 @@ interface SamplerTraits {
   schedules: readonly SigmaSchedule[];
   /** What the name fixes, or sets where the request is silent. */
   preset: Readonly<SamplerOptions>;
-  /** Model calls in a step; `varies`: as many as it takes. */
-  calls: 1 | 2 | "varies";
+  /** Model calls in a step; `varies`: the steps follow from the picture, so that it shares none with another in a batch. */
+  calls: 1 | 2 | 3 | "varies";
   /** Whether it draws noise while it runs. `option`: with options that ask for it. */
   draws: "never" | "always" | "option";
   proof: Proof;
@@ -283,7 +282,7 @@ export const samplerTraits = {
     ),
     draws: "always",
   },
-  ipndm: { ...toolSampler("iPNDM", ["IPNDMScheduler"], []), options: scheduled },
+  ipndm: toolSampler("iPNDM", ["IPNDMScheduler"], []),
   lcm: {
     title: "LCM",
     aliases: ["LCMScheduler"],
@@ -329,9 +328,9 @@ export const samplerTraits = {
     proof: "reference",
   },
   dpmpp_2s_a: { ...toolSampler("DPM++ 2S a", ["dpmpp_2s_ancestral"], ["eta", "s_noise"]), calls: 2, draws: "always" },
-  dpm_fast: { ...toolSampler("DPM fast", [], ["eta", "s_noise"]), ...wholeRange, draws: "option" },
-  dpm_adaptive: { ...toolSampler("DPM adaptive", [], ["eta", "s_noise"]), ...wholeRange, draws: "option" },
-  heunpp2: { ...toolSampler("Heun++ 2", [], churn), calls: "varies", draws: "option" },
+  dpm_fast: { ...toolSampler("DPM fast", [], []), ...wholeRange, calls: 3, draws: "option" },
+  dpm_adaptive: { ...toolSampler("DPM adaptive", [], []), ...wholeRange, calls: "varies", draws: "option" },
+  heunpp2: { ...toolSampler("Heun++ 2", [], churn), calls: 3, draws: "option" },
   res_multistep: toolSampler("RES multistep", [], []),
   res_multistep_a: {
     ...toolSampler("RES multistep a", ["res_multistep_ancestral"], ["eta", "s_noise"]),

@@ -130,3 +130,9 @@ test.each(Object.entries(cases))("%s", async (_, { together, apart }) => {
   const keys = await Promise.all(apart.map(changes => batchKey(pictureRequestSchema.parse({ ...full, ...changes }))));
   expect(new Set([key, ...keys]).size).toBe(1 + apart.length);
 });
+
+test("a picture whose sampler chooses its own steps is computed alone", async () => {
+  const adaptive = { ...base, sampler: "dpm_adaptive" } as const;
+  expect(await batchKey(adaptive)).toBe(await batchKey({ ...adaptive }));
+  expect(await batchKey(adaptive)).not.toBe(await batchKey({ ...adaptive, seed: 2 }));
+});
