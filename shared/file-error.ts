@@ -4,9 +4,10 @@ export class FileError extends Error {
   readonly expected: string;
   readonly got: string;
   constructor(key: string, expected: string, got: string) {
-    super(`${shorten(key, 200)}: expected ${shorten(expected, 400)}, got ${shorten(got, 200)}`);
+    const place = key === "" ? '""' : key;
+    super(`${shorten(place, 200)}: expected ${shorten(expected, 400)}, got ${shorten(got, 200)}`);
     this.name = "FileError";
-    this.key = key;
+    this.key = place;
     this.expected = expected;
     this.got = got;
   }
