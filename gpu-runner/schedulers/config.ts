@@ -71,7 +71,7 @@ const settingsSchema = z.object({
   prediction_type: z.enum(predictionTypes),
   timestep_spacing: z.enum(["linspace", "leading", "trailing"]),
   timestep_type: z.enum(["discrete", "continuous"]),
-  interpolation_type: z.literal("linear"),
+  interpolation_type: z.enum(["linear", "log_linear"]),
   steps_offset: z.int().min(0),
   rescale_betas_zero_snr: z.boolean(),
   use_karras_sigmas: z.boolean().nullable(),
@@ -200,8 +200,10 @@ const classDefaults: Readonly<Partial<Record<SchedulerClass, Partial<SchedulerCo
 
 /** The same setting names mean other things to some classes; as diffusers, what is foreign to a class becomes its default. */
 function readForeign(schedulerClass: SchedulerClass, given: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const { solver_type, algorithm_type, ...rest } = given;
+  const { solver_type, algorithm_type, interpolation_type, ...rest } = given;
   switch (schedulerClass) {
+    case "EulerDiscreteScheduler":
+      return { ...rest, interpolation_type };
     case "UniPCMultistepScheduler":
       return { ...rest, unipc_solver: ["midpoint", "heun", "logrho"].some(foreign => foreign === solver_type) ? "bh2" : solver_type };
     case "SASolverScheduler":

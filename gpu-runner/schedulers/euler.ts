@@ -11,10 +11,10 @@ export const euler = stepSampler({
   addNoise: noiseByLevel,
   scaleInput: scaleByLevel,
 
-  start(config, { timesteps, sigmas }, { noise }) {
+  start(config, { sigmas }, { noise }) {
     return ({ index, x, output }) => {
       const [sigma, next] = [sigmas[index]!, sigmas[index + 1]!];
-      const raised = sigma * (1 + churn(config, sigma, timesteps.length));
+      const raised = sigma * (1 + churn(config, sigma, sigmas.length - 1));
       const risen = raised > sigma ? combine([1, x], [config.s_noise * Math.sqrt(raised ** 2 - sigma ** 2), noise()]) : x;
       // The model has seen the level before the churn; as diffusers, only epsilon is read at the raised one.
       const original = originalAtLevel(config.prediction_type, output, risen, config.prediction_type === "epsilon" ? raised : sigma);

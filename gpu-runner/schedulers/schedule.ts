@@ -46,7 +46,7 @@ export function alphaBarSchedule(config: SchedulerConfig, timesteps: readonly nu
 /** The levels of samplers that hold latents as x0 + level * epsilon. */
 export interface LevelSchedule {
   timesteps: number[];
-  /** One a timestep, without the last. */
+  /** One a timestep, without the last (`log_linear`: with it). */
   levels: number[];
   trained: TrainedLevels;
   initNoiseSigma: number;
@@ -57,7 +57,7 @@ export function levelSchedule(config: SchedulerConfig, steps: number): LevelSche
   checkSteps(config, steps);
   const trained = trainedLevels(config);
   const spaced = spacedTimesteps(config, steps).map(Math.fround);
-  const visited = spaced.map(timestep => interpolate(timestep, trained.sigmas));
+  const visited = visitedLevels(config, spaced, trained);
   const named = namedLevels(config, config.sigma_max ?? visited[0]!, config.sigma_min ?? visited.at(-1)!, steps, trained);
   const levels = named ?? visited;
   const highest = Math.max(...levels);
@@ -67,6 +67,12 @@ export function levelSchedule(config: SchedulerConfig, steps: number): LevelSche
     trained,
     initNoiseSigma: config.timestep_spacing === "leading" ? Math.sqrt(highest ** 2 + 1) : highest,
   };
+}
+
+function visitedLevels(config: SchedulerConfig, spaced: readonly number[], { sigmas, logSigmas }: TrainedLevels): number[] {
+  if (config.interpolation_type === "linear") return spaced.map(timestep => interpolate(timestep, sigmas));
+  // Evenly in log sigma whatever the timesteps are, with one level more than there are steps: the run ends at the least one.
+  return linspace(logSigmas.at(-1)!, logSigmas[0]!, spaced.length + 1).map(Math.exp);
 }
 
 /** Schedule for Euler samplers. */

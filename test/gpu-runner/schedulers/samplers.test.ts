@@ -105,6 +105,15 @@ describe("schedules", () => {
     expect(samplers[samplerClasses[sampler]].schedule(config, 4).timesteps).toEqual(timesteps);
   });
 
+  test("log-linear interpolation has one level more than steps, and none of its steps reaches zero", () => {
+    const config = schedulerConfig("EulerDiscreteScheduler", { ...stableDiffusion, interpolation_type: "log_linear" });
+    const { timesteps, sigmas } = samplers.EulerDiscreteScheduler.schedule(config, 4);
+    expect(timesteps).toHaveLength(4);
+    const ratios = [1, 2, 3, 4].map(i => sigmas[i]! / sigmas[i - 1]!);
+    expect(Math.max(...ratios) - Math.min(...ratios)).toBeLessThan(1e-6);
+    expect([sigmas[0]!.toFixed(3), sigmas[4]!.toFixed(4), sigmas[5]]).toEqual(["14.615", "0.0292", 0]);
+  });
+
   test("zero terminal SNR ends at no signal at all and keeps the first level", () => {
     const plain = cumulativeAlphas(schedulerConfig("DDIMScheduler", stableDiffusion));
     const rescaled = cumulativeAlphas(schedulerConfig("DDIMScheduler", { ...stableDiffusion, rescale_betas_zero_snr: true }));
