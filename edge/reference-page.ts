@@ -9,6 +9,9 @@ const schemaShape = z.looseObject({
   format: z.string().optional(),
   enum: z.array(z.unknown()).optional(),
   items: z.unknown().optional(),
+  prefixItems: z.array(z.unknown()).optional(),
+  anyOf: z.array(z.unknown()).optional(),
+  allOf: z.array(z.unknown()).optional(),
   properties: z.record(z.string(), z.unknown()).optional(),
   required: z.array(z.string()).optional(),
   default: z.unknown().optional(),
@@ -137,12 +140,24 @@ function reference(schema: unknown) {
 }
 
 function typeOf(schema: unknown): string {
-  const { type, enum: values, items, format } = schemaShape.parse(schema ?? {});
+  const { type, enum: values, items, format, anyOf, allOf, prefixItems, properties } = schemaShape.parse(schema ?? {});
   const name = schemaName(schema);
   if (name !== undefined) return name;
+  if (anyOf) return anyOf.map(typeOf).join(" or ");
+  if (allOf) return allOf.map(typeOf).join(" and ");
+  if (prefixItems) return `[${prefixItems.map(typeOf).join(", ")}]`;
   if (values) return values.map(value => JSON.stringify(value)).join(" | ");
   if (items !== undefined) return `list of ${typeOf(items)}`;
-  return [[type ?? "any"].flat().join(" or "), format].filter(Boolean).join(", ");
+  const shape = properties && `{${Object.keys(properties).join(", ")}}`;
+  return [
+    [type ?? "any"]
+      .flat()
+      .join(" or ")
+      .replace("object", shape ?? "object"),
+    format,
+  ]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function noteOf(schema: unknown): string {

@@ -124,7 +124,7 @@ const perPicture = {
     .default("philox")
     .describe("philox: as torch on CUDA and A1111's GPU noise; mt19937: as torch on the CPU, A1111's CPU noise and ComfyUI"),
   variation: variation.default(null),
-  image: inputReferenceSchema.nullable().default(null).describe("picture to start from, or to edit"),
+  image: inputReferenceSchema.nullable().default(null).describe("picture to start from, or to edit: upl_…, pic_… or data:image/…;base64,…"),
   strength: share
     .optional()
     .describe("how far `image` is changed: 1 keeps nothing; 0.8 where absent, 1 with a mask, outpainting or an edit model"),
