@@ -1,9 +1,7 @@
 import { DurableObject } from "cloudflare:workers";
-import { z } from "zod";
 import type { PoolStatus } from "../../shared/admin.ts";
 import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { type ErrorCode, jobErrorSchema } from "../../shared/errors.ts";
-import { contentHashSchema } from "../../shared/names.ts";
 import { type RunnerMessage, resultSchema } from "../../shared/protocol.ts";
 import { type Env, settings } from "../env.ts";
 import { errorFields, log } from "../log.ts";
@@ -11,6 +9,7 @@ import { announceRunning, settle } from "../settle.ts";
 import { leaseMessage, ParamsRefused, type Prepared, prepare } from "./grants.ts";
 import { disconnected, greet, isRevoked, mayGreet, restarted, revoke, seen, silent } from "./instances.ts";
 import { answer, type Conversation, logLease, parseMessage } from "./messages.ts";
+import { lookUpOffer } from "./offers.ts";
 import { choose, nextDue } from "./policy.ts";
 import type { DispatcherRpc, PoolView } from "./rpc.ts";
 import { type Attachment, type CloseReason, RUNNER_TOKEN_HEADER, Sockets } from "./sockets.ts";
@@ -20,15 +19,10 @@ import { type ExecutionRow, type LeaseRow, migrate } from "./tables.ts";
 import { timesOf } from "./times.ts";
 import { canTake, describeExecution, poolStatus } from "./views.ts";
 
+/** How long an offer waits for others that it may be computed with, in milliseconds. */
+const GATHER_MS = 30;
 /** Least time to the next alarm after something failed in one, in milliseconds. */
 const ALARM_PAUSE_MS = 1000;
-
-/** What D1 says of an offered execution. */
-interface OfferedRow extends Record<"tenant_id" | "pool" | "params_sha256" | "model_hash" | "batch_key" | "state", string> {
-  readonly engine_version: number;
-  /** JSON list of content hashes. */
-  readonly adapters: string;
-}
 
 /**
  * The only authority on a pool's executions until they are terminal: one object per pool, named after it.
@@ -46,6 +40,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     swept: () => this.#arm(),
   }));
   #alarmAt: number | undefined;
+  #gathering: Promise<void> | undefined;
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
@@ -71,32 +66,18 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
 
   // What the rest of the Worker asks (rpc.ts).
 
-  async offer({
-    v,
-    execution,
-    tenant,
-    params_sha256,
-    request_id,
-  }: Parameters<DispatcherRpc["offer"]>[0]): ReturnType<DispatcherRpc["offer"]> {
+  async offer({ v, ...offer }: Parameters<DispatcherRpc["offer"]>[0]): ReturnType<DispatcherRpc["offer"]> {
     requireVersion(v);
-    const known = store.knows(this.#sql, execution);
+    const known = store.knows(this.#sql, offer.execution);
     if (known) return known;
-    const row = await this.env.DB.prepare(
-      `SELECT tenant_id, pool, params_sha256, model_hash, batch_key, state, json_extract(params, '$.engine_version') AS engine_version,
-         (SELECT json_group_array(value ->> 'hash') FROM json_each(inputs, '$.adapters')) AS adapters
-       FROM executions WHERE id = ?`,
-    )
-      .bind(execution)
-      .first<OfferedRow>();
-    if (row?.state !== "active") return "gone";
-    const { model_hash, engine_version, batch_key } = row;
-    if (row.tenant_id !== tenant || row.pool !== this.#pool || row.params_sha256 !== params_sha256) return "altered";
-    const adapters = z.array(contentHashSchema).parse(JSON.parse(row.adapters));
-    const offered = { execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters };
-    const taken = this.#change(now => {
+    const offered = await lookUpOffer(this.env, this.#pool, offer);
+    if (typeof offered === "string") return offered;
+    const enqueue = (now: number) => {
       this.#sweeper.runBy(now + settings(this.env).SWEEP_MS);
       return store.enqueue(this.#sql, offered);
-    });
+    };
+    const taken = offered.batch_key === "" ? this.#change(enqueue) : this.#changeAndGather(enqueue);
+    const { execution, request_id } = offered;
     if (taken === "queued") log("info", "execution queued", { execution, request_id, pool: this.#pool });
     return taken;
   }
@@ -269,9 +250,28 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
   /** Runs one synchronous change as a transaction, then does what it makes possible: settlements, grants, an earlier alarm. */
   #change<T>(change: (now: number) => T): T {
     const now = Date.now();
+    const result = this.#changeOnly(change, now);
+    this.#grant(now);
+    return result;
+  }
+
+  /**
+   * The same, but grants a moment later: the pictures of a generation are offered one by one, and an idle runner would take the first alone.
+   * Nothing hangs on that moment: every message of a runner makes the grants that can be made.
+   */
+  #changeAndGather<T>(change: (now: number) => T): T {
+    const result = this.#changeOnly(change, Date.now());
+    this.#gathering ??= scheduler.wait(GATHER_MS).then(() => {
+      this.#gathering = undefined;
+      this.#change(() => {});
+    });
+    this.ctx.waitUntil(this.#gathering);
+    return result;
+  }
+
+  #changeOnly<T>(change: (now: number) => T, now: number): T {
     const result = this.ctx.storage.transactionSync(() => change(now));
     for (const id of store.dueSettlements(this.#sql, now)) this.#settle(id);
-    this.#grant(now);
     this.ctx.waitUntil(this.#arm());
     return result;
   }

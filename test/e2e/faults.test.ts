@@ -39,6 +39,22 @@ test("a runner is killed in the middle of a job: a second one finishes it", asyn
   expect((await running.api.file(picture!)).length).toBe(picture!.bytes);
 });
 
+test("a runner is killed with a batch of four leased: its members are computed alone by a second one", async () => {
+  const running = await edge();
+  const first = await runner(running, "first");
+  const { id, job } = await running.api.submit({ ...long, steps: 60, num_images: 4, seed: 21 });
+  const log = (name: string) => readFileSync(running.state.path(`logs/${name}.log`), "utf8");
+  await expect.poll(() => log("first"), { timeout: 30_000 }).toMatch(/"batch":4\b/);
+  await running.api.until(job.id, ({ progress }) => (progress?.step ?? 0) >= 2);
+  first.signal("SIGKILL");
+  const second = await runner(running, "second");
+  expect(await running.api.ended(job.id, 120_000)).toMatchObject({ status: "succeeded" });
+  const { pictures } = await running.api.generation(id);
+  expect(new Set(pictures.map(({ sha256 }) => sha256)).size).toBe(4);
+  expect(await metric(second.url, "atelier_runner_executions_total", 'outcome="committed"')).toBe(4);
+  expect(log("second")).not.toMatch(/"batch":[2-9]/);
+});
+
 test("a runner that comes back after its lease was given away is refused: exactly one result", async () => {
   const running = await edge();
   const first = await runner(running, "first");

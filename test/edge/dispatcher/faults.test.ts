@@ -326,6 +326,16 @@ it("grants compatible pictures as one batch, and retries its members alone when 
   expect(attempts.map(row => row.attempts)).toEqual([0, 0, 0, 0]);
 });
 
+it("lets an idle runner have the pictures of a generation as one batch, although they are offered one by one", async () => {
+  const pool = newPool();
+  const runner = await TestRunner.connect(pool, { ready: 1, maxBatch: 4 });
+  const job = await acceptJob(pool, { pictures: 3, batchKey: "k" });
+  await offer(pool, job);
+  expect((await runner.acceptBatch()).executions.length).toBe(3);
+  const alarm = await runInDurableObject(dispatcherOf(pool), (_, { storage }) => storage.getAlarm());
+  expect(alarm).toBeLessThanOrEqual(Date.now() + settings(env).ACK_MS);
+});
+
 it("grants the rest of a batch of which one member cannot be granted", async () => {
   const pool = newPool();
   const [good, bad] = [await acceptJob(pool, { batchKey: "k" }), await acceptJob(pool, { batchKey: "k" })];

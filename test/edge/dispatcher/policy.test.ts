@@ -198,6 +198,7 @@ it("fills a grant with executions of the same batch key, up to what the instance
     queue(sql, "alone");
     queue(sql, "alone-too");
     queue(sql, "y1", { batch: "y" });
+    connect(sql, "r", { maxBatch: 5 });
     connect(sql, "r", { maxBatch: 3 });
     return serveGrants(sql);
   });

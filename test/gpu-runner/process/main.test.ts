@@ -118,6 +118,62 @@ test("the same request gives the same bytes again", async () => {
   expect([again === first, other === first]).toEqual([true, false]);
 });
 
+test("a batch: equal to pictures made alone within rounding, one that can't be made fails by itself", async () => {
+  start();
+  const { models } = await connected();
+  const prompts = ["a red cube", "a blue cube with a rather longer prompt", "", "a green cube"];
+  const works = prompts.map((prompt, i) => work(models[0]!, { prompt, seed: 20 + i }));
+  const bad = work(models[0]!, { clip_skip: 40 });
+  await peer.grant([works[0]!, bad, ...works.slice(1)]);
+  expect(await peer.until(() => peer.of("fail")[0], "fail", 30_000)).toMatchObject({
+    ...{ execution: bad.execution, code: "unsupported", retryable: false },
+  });
+  await peer.until(() => peer.of("complete").length === 4, "four completes", 60_000);
+  await peer.grant(works.map(each => ({ ...each, epoch: 2 })));
+  await peer.until(() => peer.of("complete").length === 8, "four more", 60_000);
+  const pixels = await Promise.all(peer.uploads.map(({ body }) => sharp(body).raw().toBuffer()));
+  const picture = (i: number, epoch: number) =>
+    pixels[peer.uploads.findIndex(({ path }) => path.endsWith(`${works[i]!.execution}/${epoch}/result`))]!;
+  for (const i of prompts.keys()) {
+    const [alone, together] = [picture(i, 1), picture(i, 2)];
+    expect(Math.max(...alone.map((value, at) => Math.abs(value - together[at]!)))).toBeLessThanOrEqual(1);
+    expect(together.equals(picture((i + 1) % prompts.length, 2))).toBe(false);
+  }
+});
+
+test("several models: all are announced, each is loaded when it is first used, and the budget decides which stay", async () => {
+  const second = join(folder, "second");
+  cpSync(model, second, { recursive: true });
+  const config = join(second, "scheduler", "scheduler_config.json");
+  writeFileSync(config, JSON.stringify({ ...JSON.parse(readFileSync(config, "utf8")), beta_end: 0.0121 }));
+  const runner = start({ ATELIER_MODELS: `${model},${join(folder, "nowhere")},${second}`, ATELIER_MEMORY_BUDGET: "1" });
+  const { models } = await connected();
+  expect(new Set(models).size).toBe(2);
+  expect(runner.lines().find(line => line.message === "a model can't be used")).toMatchObject({ path: join(folder, "nowhere") });
+  expect(peer.of("ready").at(-1)?.resident).toEqual([models[0]]);
+  await peer.grant([work(models[1]!)]);
+  await peer.until(() => peer.of("complete").length === 1, "complete", 30_000);
+  await peer.until(() => String(peer.of("ready").at(-1)?.resident) === models[1], "the second model alone");
+  await peer.grant([work(models[0]!)]);
+  await peer.until(() => peer.of("complete").length === 2, "complete", 30_000);
+  expect(new Set(peer.of("complete").map(({ result }) => result.sha256)).size).toBe(2);
+});
+
+test("a registered model that can't be loaded fails its executions, and the others go on", async () => {
+  const registry = join(folder, "models.json");
+  const broken = `sha256:${"b".repeat(64)}`;
+  writeFileSync(registry, JSON.stringify([{ hash: broken, path: model }]));
+  start({ ATELIER_MODEL_REGISTRY: registry });
+  const { models } = await connected();
+  expect(models[1]).toBe(broken);
+  await peer.grant([work(broken)]);
+  expect(await peer.until(() => peer.of("fail")[0], "fail", 30_000)).toMatchObject({
+    ...{ code: "model_unavailable", retryable: false, message: `The model ${broken} cannot be loaded.` },
+  });
+  await peer.grant([work(models[0]!)]);
+  await peer.until(() => peer.of("complete")[0], "complete", 30_000);
+});
+
 test("a size that the model can't make fails for good, and the next picture is made", async () => {
   start();
   const { models } = await connected();
