@@ -164,10 +164,11 @@ function openClipKeys(component: ComponentName, { layers, projectionWidth }: Tex
   return key => {
     if (key === "logit_scale") return { skipped: "CLIP's training temperature" };
     if (key === "attn_mask") return { skipped: "a buffer: the causal mask" };
-    if (key === "text_projection")
-      return projectionWidth === null
-        ? { skipped: "this base reads the text unprojected" }
-        : [{ component, name: "text_projection.weight", transposed: true }];
+    if (/^text_projection(\.weight)?$/.test(key)) {
+      if (projectionWidth === null) return { skipped: "this base reads the text unprojected" };
+      // OpenCLIP multiplies from the right; some files were saved from a linear layer, which holds it the other way round.
+      return [{ component, name: "text_projection.weight", transposed: key === "text_projection" }];
+    }
     const name = outer[key];
     if (name !== undefined) return [{ component, name }];
     const [, index, rest] = /^transformer\.resblocks\.(\d+)\.(.+)$/.exec(key) ?? [];

@@ -175,6 +175,24 @@ describe("keys of whole files", () => {
     await expect(load).rejects.toMatchObject({ name: "ModelError", key: "decoder.conv_in.bias", expected: "a tensor [8]", got: "none" });
   });
 
+  test("a text projection counts the same turned, as some files hold it", async () => {
+    const key = "conditioner.embedders.1.model.text_projection";
+    const from = SafetensorsFile.open(join(families, "xl-inpaint.safetensors"));
+    const values = from.readFloat32(key);
+    from.close();
+    const turned = values.map((_, i) => values[(i % 16) * 16 + Math.floor(i / 16)]!);
+    const other = edit("xl-inpaint", tensors =>
+      tensors.map(tensor => (tensor.name === key ? { ...tensor, name: `${key}.weight`, data: () => [bytesOf(turned)] } : tensor)),
+    );
+    const pooled = [];
+    for (const path of [join(families, "xl-inpaint.safetensors"), other]) {
+      const model = await loadDiffusionModel(path, { provider: "cpu", cacheDir: temporaryFolder(), threads: 1 });
+      pooled.push((await model.encodeText({ encoder: 1, inputIds: [[62, 3, 5, 63]] })).pooled);
+      await model.release();
+    }
+    expect(pooled[1]).toEqual(pooled[0]);
+  });
+
   test("a joint projection that does not part into three is refused by its key", async () => {
     const key = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_bias";
     const cut = inspectEdited("xl-inpaint", tensors =>
