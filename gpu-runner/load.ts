@@ -51,7 +51,12 @@ function previewGraph({ vae, previewDecoder }: ModelSource, cacheDir: string): G
   if (previewDecoder === null) return null;
   const decoder = openTaesd(previewDecoder, cacheDir);
   if (decoder.latentChannels !== vae.latentChannels)
-    throw new ModelError(previewDecoder, "latent channels", `${vae.latentChannels}, as the autoencoder has`, String(decoder.latentChannels));
+    throw new ModelError(
+      previewDecoder,
+      "latent channels",
+      `${vae.latentChannels}, as the autoencoder has`,
+      String(decoder.latentChannels),
+    );
   return buildTaesdDecoder(decoder);
 }
 
