@@ -8,6 +8,7 @@ import { loraKind } from "./lora.ts";
 import { noiseKind } from "./noise.ts";
 import { pipelineKind } from "./pipeline.ts";
 import { previewDecodeKind } from "./preview-decode.ts";
+import { promptKind } from "./prompt.ts";
 import { schedulerKind } from "./scheduler.ts";
 import { t2iAdapterKind } from "./t2i-adapter.ts";
 import { textEncoderKind } from "./text-encoder.ts";
@@ -36,5 +37,6 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     controlNetKind,
     t2iAdapterKind,
     combinedKind,
+    promptKind,
   ].map(kind => [kind.kind, kind]),
 );
