@@ -327,9 +327,14 @@ export const samplerTraits = {
     draws: "option",
     proof: "reference",
   },
-  dpmpp_2s_a: { ...toolSampler("DPM++ 2S a", ["dpmpp_2s_ancestral"], ["eta", "s_noise"]), calls: 2, draws: "always" },
-  dpm_fast: { ...toolSampler("DPM fast", [], []), ...wholeRange, calls: 3, draws: "option" },
-  dpm_adaptive: { ...toolSampler("DPM adaptive", [], []), ...wholeRange, calls: "varies", draws: "option" },
+  dpmpp_2s_a: {
+    ...toolSampler("DPM++ 2S a", ["dpmpp_2s_ancestral"], ["eta", "s_noise"]),
+    calls: 2,
+    draws: "always",
+    proof: "reference",
+  },
+  dpm_fast: { ...toolSampler("DPM fast", [], []), ...wholeRange, calls: 3, draws: "option", proof: "reference" },
+  dpm_adaptive: { ...toolSampler("DPM adaptive", [], []), ...wholeRange, calls: "varies", draws: "option", proof: "reference" },
   heunpp2: { ...toolSampler("Heun++ 2", [], churn), calls: 3, draws: "option" },
   res_multistep: toolSampler("RES multistep", [], []),
   res_multistep_a: {
