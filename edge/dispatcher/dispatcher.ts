@@ -252,6 +252,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     const now = Date.now();
     const result = this.#changeOnly(change, now);
     this.#grant(now);
+    this.ctx.waitUntil(this.#arm());
     return result;
   }
 
@@ -265,14 +266,13 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
       this.#gathering = undefined;
       this.#change(() => {});
     });
-    this.ctx.waitUntil(this.#gathering);
+    this.ctx.waitUntil(Promise.all([this.#gathering, this.#arm()]));
     return result;
   }
 
   #changeOnly<T>(change: (now: number) => T, now: number): T {
     const result = this.ctx.storage.transactionSync(() => change(now));
     for (const id of store.dueSettlements(this.#sql, now)) this.#settle(id);
-    this.ctx.waitUntil(this.#arm());
     return result;
   }
 
