@@ -299,7 +299,7 @@ export class ModelThread {
   /** Gives up a computation that hangs (no step for too long), or whose deadline has passed. */
   #watch(worker: Worker): void {
     const running = this.#running;
-    if (!running || worker !== this.#worker) return;
+    if (!running || worker !== this.#worker || this.#stop.signal.aborted) return;
     const now = performance.now();
     if (this.#isLoading(running, now)) this.#loadingSigns++;
     if (this.counter !== running.lastCounter) {
