@@ -11,7 +11,7 @@ import { ModelStore } from "./model-store.ts";
 
 /** The operator's command line: keys, runner tokens, models, dead letters. */
 const usage = `Usage:
-  npm run key -- create --tenant <name> [--name <label>] [--scopes read,write]
+  npm run key -- create --tenant <name> [--name <label>] [--scopes read,write,publish]
   npm run key -- list
   npm run key -- revoke <key id>
   npm run runner-token -- create [--pool <pool>] [--name <label>]

@@ -21,7 +21,10 @@ export function safetensorsFile(tensors: Readonly<Record<string, readonly number
   );
   const text = new TextEncoder().encode(JSON.stringify(header));
   const length = new Uint8Array(new BigUint64Array([BigInt(text.length)]).buffer);
-  return new Uint8Array([...length, ...text, ...new Uint8Array(end)]);
+  const file = new Uint8Array(8 + text.length + end);
+  file.set(length);
+  file.set(text, 8);
+  return file;
 }
 
 /** A LoRA in kohya's layout of one cross-attention key projection, `width` being that of the text states. */
