@@ -15,7 +15,7 @@ import type { PictureContext, PictureModel } from "./pipeline/context.ts";
 import { fitPreviewMap } from "./pipeline/preview.ts";
 import { runPictures } from "./pipeline/run-picture.ts";
 import { tokenizersOf } from "./tokenizer/model-tokenizers.ts";
-import { describeModel } from "./weights/describe.ts";
+import { hashModel, openModel } from "./weights/model-source.ts";
 
 if (!parentPort) throw new Error("model-worker.ts runs as a worker thread");
 const port = parentPort;
@@ -130,8 +130,8 @@ async function begin(): Promise<void> {
     post({ type: "note", level: "error", message: "a model can't be used", fields: { path, error: messageOf(error) } });
   };
   for (const path of configured) {
-    await describeModel(path).then(
-      ({ hash }) => catalog.configured.push({ hash, path }),
+    await identify(path).then(
+      hash => catalog.configured.push({ hash, path }),
       error => note(path, error),
     );
   }
@@ -141,6 +141,10 @@ async function begin(): Promise<void> {
   }
   if (shelf.resident().length === 0 && problems.length > 0) throw problems[0];
   post({ type: "loaded", models: catalog.configured });
+}
+
+async function identify(path: string): Promise<string> {
+  return (await hashModel(openModel(path), cacheDir)).hash;
 }
 
 /** Makes the UNet's session now: the first picture must neither pay for it nor look like a hung thread meanwhile. */
