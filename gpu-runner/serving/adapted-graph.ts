@@ -12,7 +12,7 @@ import type { LowRankLayers } from "../models/layers.ts";
 import { createSession, type Feeds, type SessionCache, type SessionOptions } from "../session.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { groupItems, joinItems, selectItems } from "./item-groups.ts";
-import { type LoraPlan, type LoraTarget, planLoras, type Shapes } from "./lora-plan.ts";
+import { type LoraPlan, type LoraTarget, noLoras, planLoras, type Shapes } from "./lora-plan.ts";
 import { LowRankPacker } from "./low-rank-feeds.ts";
 import { patchedWeights } from "./patched-weights.ts";
 import { type Variant, Variants } from "./variants.ts";
@@ -41,9 +41,10 @@ export interface AdaptableGraph<F> {
   build(weights: WeightSource, features: F & AdapterFeatures): Graph;
 }
 
-/** Sessions kept of one graph beside the one in use: the plain one, and what the last few requests needed. */
+/** Sessions kept of one graph: the plain one, and what the last few requests needed. */
 const keptVariants = 4;
-const keptPlans = 64;
+/** Plans kept, each of which holds on to its LoRAs. */
+const keptPlans = 8;
 
 export class AdaptedGraph<F extends object> {
   readonly #base: AdaptableGraph<F>;
@@ -82,6 +83,7 @@ export class AdaptedGraph<F extends object> {
 
   /** Every step of a picture asks for the same plans. */
   #planOf(loras: readonly LoraUse[], features: F): LoraPlan {
+    if (loras.length === 0) return noLoras;
     const key = JSON.stringify(loras.map(({ adapter, weight, dora }) => [adapter.hash, weight, dora]));
     const plan = this.#plans.get(key) ?? planLoras(loras, this.#target(features));
     if (this.#plans.size >= keptPlans) this.#plans.clear();

@@ -26,6 +26,8 @@ export interface LoraPlan {
   patchKey: string;
 }
 
+export const noLoras: LoraPlan = { lowRank: new Map(), patches: new Map(), lowRankKey: "", patchKey: "" };
+
 /** Names and shapes of a component's tensors. */
 export type Shapes = ReadonlyMap<string, readonly number[]>;
 
