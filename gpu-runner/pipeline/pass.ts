@@ -75,7 +75,8 @@ export function planPass(settings: PassSettings, startsFromPicture: boolean): Pa
         ? beginOfStrength(sampler, schedule, steps, strength)
         : 0;
   const end = noiseSpan?.to !== undefined ? positionOf(noiseSpan.to) : calls;
-  if (begin >= calls) throw new RangeError(`strength: expected at least 1/${steps}, so that one of ${steps} steps is run, got ${strength}`);
+  if (startsFromPicture && begin >= calls)
+    throw new RangeError(`strength: expected at least 1/${steps}, so that one of ${steps} steps is run, got ${strength}`);
   return { ...settings, sampler, schedule, begin, end, shape };
 }
 

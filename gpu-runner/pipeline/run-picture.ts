@@ -80,8 +80,10 @@ async function planPasses(context: PictureContext, base: PictureModel, request: 
     const model = await context.model(refiner.model);
     checkRefiner(base.model.description, model.model.description);
     const settings = passSettings(model, request, { width, height, steps, strength: 1 });
-    passes.push({ role: "first", plan: planPass({ ...first, noiseSpan: { to: refiner.switch_at } }, source !== null && !isEdit) });
-    passes.push({ role: "refine", plan: planPass({ ...settings, noiseSpan: { from: refiner.switch_at } }, false) });
+    const plan = planPass({ ...first, noiseSpan: { to: refiner.switch_at } }, source !== null && !isEdit);
+    const rest = planPass({ ...settings, noiseSpan: { from: refiner.switch_at } }, false);
+    // Of a picture that is changed a little, the refiner may do all there is to do.
+    passes.push({ role: "first", plan }, { role: "refine", plan: { ...rest, begin: Math.max(rest.begin, plan.begin) } });
   } else {
     passes.push({ role: "first", plan: planPass(first, source !== null && !isEdit) });
   }

@@ -60,7 +60,7 @@ export function itemTexts(pictureModel: PictureModel, settings: TextSettings, ad
   const { prompt, negativePrompt, syntax, clipSkip } = settings;
   // A refiner has only the second encoder's kind.
   const second = family === "sdxl-refiner" ? 0 : 1;
-  const parse = (text: string): ScheduledPrompt => (syntax === "a1111" ? parseSchedule(refuseAnd(text)) : [text]);
+  const parse = (text: string): ScheduledPrompt => (syntax === "a1111" ? parseSchedule(refuseUnsupported(text)) : [text]);
   const texts = (first: string, other: string | null) =>
     encodersOf[family].map(({ index }) => parse(index === second && other !== null ? other : first));
   const prompts = texts(prompt, settings.prompt2);
@@ -93,9 +93,11 @@ export function itemTexts(pictureModel: PictureModel, settings: TextSettings, ad
   };
 }
 
-/** Composition of several predictions by AND needs a batch row for each; it is no part of this engine. */
-function refuseAnd(text: string): string {
+/** What A1111 would act upon and this engine does not must not end up as words in the picture. */
+function refuseUnsupported(text: string): string {
   if (/\bAND\b/.test(text)) throw new RangeError("prompt: expected no AND in capitals (composed prompts are not supported), got one");
+  const tag = text.match(/<(lora|lyco|hypernet):[^>]*>/i);
+  if (tag) throw new RangeError(`prompt: expected adapters in the request's own field, got a <${tag[1]}:…> tag`);
   return text;
 }
 

@@ -18,6 +18,7 @@ import { preparePictureModel } from "../../../gpu-runner/pipeline/prepare-model.
 import { runPicture } from "../../../gpu-runner/pipeline/run-picture.ts";
 import { samplerClasses, samplerConfig } from "../../../gpu-runner/schedulers/config.ts";
 import { samplers } from "../../../gpu-runner/schedulers/index.ts";
+import { initialLatents } from "../../../gpu-runner/schedulers/sampler.ts";
 import { clipTokenizer, vocabularyFromMerges } from "../../../gpu-runner/tokenizer/clip.ts";
 import { readClipMerges } from "../../../gpu-runner/tokenizer/load.ts";
 import { ENGINE_VERSION } from "../../../shared/engine.ts";
@@ -50,9 +51,10 @@ async function trajectory(sampler: SamplerName): Promise<Float32Array> {
   const config = samplerConfig(sampler, {}, { beta_start: 0.00085, beta_end: 0.012, beta_schedule: "scaled_linear", clip_sample: false });
   const { schedule, sample } = samplers[samplerClasses[sampler]];
   const generator = philoxNoise(3);
-  return sample(config, schedule(config, 9), {
+  const plan = schedule(config, 9);
+  return sample(config, plan, {
     model: async (x, t) => x.map(value => 0.5 * value + t / 1000),
-    latents: generator(64),
+    latents: initialLatents(plan, generator(64)),
     batch: 1,
     noise: () => generator(64),
   });

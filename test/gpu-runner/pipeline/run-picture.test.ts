@@ -109,6 +109,10 @@ describe("text to image", () => {
     { changes: { width: 20 }, message: "width: expected a multiple of 8, got 20" },
     { changes: { steps: 1001 }, message: "steps: expected an integer of 1 to 1000" },
     { changes: { prompt: "a AND b", prompt_syntax: "a1111" as const }, message: "prompt: expected no AND" },
+    {
+      changes: { prompt: "a <lora:cat:0.8>", prompt_syntax: "a1111" as const },
+      message: "prompt: expected adapters in the request's own field, got a <lora:…> tag",
+    },
     { changes: { image_guidance_scale: 1.5 }, message: "model: expected one that can do edit, got one for text-to-image" },
     { changes: { mask }, message: "mask: expected a source beside it, got none" },
   ])("refuses $message", async ({ changes, message }) => {
@@ -267,12 +271,24 @@ describe("a second pass", () => {
 
   test("a refiner takes over where it is told to", async () => {
     const [first, second]: [PredictArgs[], PredictArgs[]] = [[], []];
-    const base = contextWith(arithmeticModel({}, first));
+    const base = contextWith(arithmeticModel({}, first), paths);
     const refining = contextWith(arithmeticModel({ hash: files.mask }, second));
     const context = { ...base, model: (hash: string) => (hash === files.mask ? refining : base).model(hash) };
     await runPicture(context, { ...plain, steps: 5, refiner: { model: files.mask, switch_at: 0.6 } });
     expect([first.length, second.length]).toEqual([3, 2]);
     expect(second[0]!.timesteps[0]!).toBeLessThan(first.at(-1)!.timesteps[0]!);
+    const calls = async (switchAt: number, changes: Partial<PictureRequest> = {}) => {
+      first.length = 0;
+      second.length = 0;
+      await runPicture(context, { ...plain, steps: 5, refiner: { model: files.mask, switch_at: switchAt }, ...changes });
+      return [first.length, second.length];
+    };
+    expect([await calls(1), await calls(0)]).toEqual([
+      [5, 0],
+      [0, 5],
+    ]);
+    // A strength of 0.4 begins where the refiner is at work already.
+    expect(await calls(0.2, { source: { ...source, strength: 0.4 } })).toEqual([0, 2]);
   });
 });
 
