@@ -24,7 +24,8 @@ beforeAll(async () => {
     cacheDir,
     load: path => loadDiffusionModel(path, { provider: "cpu", cacheDir }),
   });
-});
+  // Every case of the folder runs here.
+}, 120_000);
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** A copy of the goldens with other cases. */
