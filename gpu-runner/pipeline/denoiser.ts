@@ -137,7 +137,7 @@ async function predictGroup(args: RowArgs, rows: readonly Row[]): Promise<Float3
   const base = {
     timesteps: rows.map(() => timestep),
     encoderHiddenStates: concatItems(rows.map(row => row.text.states)),
-    ...(description.family.startsWith("sdxl") && { added: addedConditions(items, rows) }),
+    ...(description.addedConditions && { added: addedConditions(items, rows) }),
   };
   const imagePrompts = imagePromptRows(rows, adapters, active);
   const control = await controlRows(args, rows, { ...base, sample: latents });

@@ -1,0 +1,36 @@
+/** What a request can ask of the pipeline, and what proves each: rows of docs/support.md. */
+import type { ModelTask } from "../../shared/model.ts";
+import type { PromptSyntax } from "../../shared/picture.ts";
+import type { Proof } from "../../shared/samplers.ts";
+
+interface Feature {
+  title: string;
+  proof: Proof;
+}
+
+export const taskFeatures = {
+  "text-to-image": { title: "Text to image", proof: "reference" },
+  "image-to-image": { title: "Image to image", proof: "reference" },
+  inpaint: { title: "Inpainting with a 4- or a 9-channel UNet", proof: "reference" },
+  edit: { title: "Instruct-edit (InstructPix2Pix)", proof: "reference" },
+} as const satisfies Record<ModelTask, Feature>;
+
+export const syntaxFeatures = {
+  plain: { title: "Plain prompts in chunks of 75 tokens", proof: "reference" },
+  a1111: { title: "A1111's weights, BREAK, alternation and [a:b:0.5]", proof: "second-implementation" },
+} as const satisfies Record<PromptSyntax, Feature>;
+
+export const passFeatures = {
+  refiner: { title: "Hand-over to a refiner", proof: "reference" },
+  upscale_latent: { title: "Second pass over enlarged latents", proof: "reference" },
+  upscale_pixel: { title: "Second pass over enlarged pixels", proof: "untested" },
+  tiled_vae: { title: "VAE in tiles", proof: "reference" },
+  micro_conditioning: { title: "SDXL's sizes, crops and aesthetic scores", proof: "reference" },
+  guidance_rescale: { title: "Guidance rescale", proof: "reference" },
+  guidance_interval: { title: "Guidance between two shares of the run", proof: "untested" },
+  combined_adapters: { title: "LoRA, inversion, IP-Adapter and ControlNet in one request", proof: "reference" },
+  outpaint: { title: "Outpainting", proof: "untested" },
+  padding_crop: { title: "Repainting a crop around the mask", proof: "untested" },
+  mask_fill: { title: "Masked area from noise or from the colours around it", proof: "untested" },
+  variation: { title: "Noise between two seeds", proof: "untested" },
+} as const satisfies Record<string, Feature>;
