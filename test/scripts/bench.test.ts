@@ -30,6 +30,26 @@ const tinyUnet = {
 };
 
 describe("npm run bench", () => {
+  it("measures LoRAs beside the plain step, and a mixed batch beside an unmixed one", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "atelier-bench-test-"));
+    try {
+      const config = join(folder, "config.json");
+      writeFileSync(config, JSON.stringify(tinyUnet));
+      const { stdout } = await bench("adapters", "--json", "--unet", config, "--sizes", "64", "--rounds", "2");
+      const { results } = documentSchema.parse(JSON.parse(stdout));
+      expect(results[0]?.rows.map(({ what, beside }) => [what, beside])).toEqual([
+        ["no LoRA", "no LoRA"],
+        ["one LoRA", "no LoRA"],
+        ["four LoRAs", "no LoRA"],
+        ["batch of 2, the same LoRA", "batch of 2, the same LoRA"],
+        ["batch of 2, each its own", "batch of 2, the same LoRA"],
+      ]);
+      for (const row of results[0]?.rows ?? []) expect(row.ratio).toBeGreaterThan(0);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
   it("measures a UNet of any geometry, and goes on without a peer that does not start", async () => {
     const folder = mkdtempSync(join(tmpdir(), "atelier-bench-test-"));
     try {
