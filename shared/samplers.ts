@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { Proof } from "./support.ts";
 
 /** Samplers by their public names; `samplerTraits` says what each is. */
 export const samplerNames = [
@@ -63,9 +64,6 @@ export const sigmaSchedules = [
   "linear_quadratic",
 ] as const;
 export type SigmaSchedule = (typeof sigmaSchedules)[number];
-
-/** How a row is proved right: against a reference case, by a second independent implementation, or not at all. */
-export type Proof = "reference" | "second-implementation" | "untested";
 
 interface SigmaScheduleTraits {
   /** As A1111 calls it. */

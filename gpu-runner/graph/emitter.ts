@@ -1,4 +1,5 @@
 /** How graphs become ONNX: one emitter per execution provider, each a table with a rule for every op. */
+import type { Support } from "../../shared/support.ts";
 import { cpuEmitter } from "./emitters/cpu.ts";
 import type { Graph, NodeOf } from "./ir.ts";
 import { OnnxBuilder, type OnnxModel } from "./onnx.ts";
@@ -18,6 +19,11 @@ export interface Emitter {
 }
 
 const emitters = { cpu: cpuEmitter, webgpu: null, cuda: null } satisfies Record<ExecutionProviderName, Emitter | null>;
+
+/** Rows of docs/support.md. */
+export const providerSupport = {
+  cpu: { title: "fp32, on every machine that ONNX Runtime runs on", proof: "reference" },
+} as const satisfies Partial<Record<ExecutionProviderName, Support>>;
 
 /** Asking for a provider that has no emitter yet. */
 export class ProviderError extends Error {

@@ -1,6 +1,6 @@
 /** How a picture becomes the map that a control reads: one row a preprocessor. */
 import type { ControlPreprocessor } from "../../shared/picture.ts";
-import type { Proof } from "../../shared/samplers.ts";
+import type { Proof } from "../../shared/support.ts";
 import { type BlurOptions, blur } from "./blur.ts";
 import { type CannyOptions, canny } from "./canny.ts";
 import { type MaskOptions, mask } from "./mask.ts";

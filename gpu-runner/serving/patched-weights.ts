@@ -68,9 +68,13 @@ function writePatches(
   }
 }
 
+/** Every change is one of the base, as its trainer saw it: a norm that a change depends on does not see the other changes. */
 function merged(stored: StoredTensor, changes: readonly PatchStep[]): Float32Array {
-  const { data }: TensorF32 = readStored(stored);
-  return changes.reduce((tensor, { change, weight, dora }) => change.merge(tensor, weight, dora), data);
+  const { data: base }: TensorF32 = readStored(stored);
+  const results = changes.map(({ change, weight, dora }) => change.merge(base, weight, dora));
+  const [only, second] = results;
+  if (only && !second) return only;
+  return base.map((value, i) => results.reduce((sum, result) => sum + (result[i]! - value), value));
 }
 
 /** Removes the least recently used until the rest fits. What a session has mapped stays readable. */

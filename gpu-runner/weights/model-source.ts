@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import type { ModelFamily } from "../../shared/model.ts";
-import type { Proof } from "../../shared/samplers.ts";
+import type { Support } from "../../shared/support.ts";
 import type { TextEncoderConfig, UnetConfig, VaeConfig } from "./configs.ts";
 import { openDiffusersFolder } from "./diffusers-folder.ts";
 import { sha256OfFile } from "./file-hash.ts";
@@ -21,13 +21,13 @@ export const familyTraits = {
   sd2: { title: "Stable Diffusion 2.0 and 2.1, epsilon and v-prediction", proof: "reference" },
   sdxl: { title: "Stable Diffusion XL 1.0 base and its inpainting and edit models", proof: "reference" },
   "sdxl-refiner": { title: "Stable Diffusion XL 1.0 refiner", proof: "reference" },
-} as const satisfies Record<ModelFamily, { title: string; proof: Proof }>;
+} as const satisfies Record<ModelFamily, Support>;
 
 /** Rows of docs/support.md. */
 export const layoutTraits = {
   diffusers: { title: "diffusers folder: plain, `.fp16.`, in shards; fp32, fp16, bf16, fp64", proof: "reference" },
   "single-file": { title: "single file of the original releases; fp32, fp16, bf16, fp64", proof: "reference" },
-} as const satisfies Record<ModelLayout, { title: string; proof: Proof }>;
+} as const satisfies Record<ModelLayout, Support>;
 
 export interface TextEncoderPart {
   component: Extract<ComponentName, "textEncoder" | "textEncoder2">;

@@ -1,5 +1,5 @@
 /** How a ControlNet's file names its tensors: as diffusers does, or as the original release, whose blocks are numbered through. */
-import type { Proof } from "../../../shared/samplers.ts";
+import type { Support } from "../../../shared/support.ts";
 import type { UnetConfig } from "../../weights/configs.ts";
 import { ModelError } from "../../weights/model-error.ts";
 
@@ -7,7 +7,7 @@ import { ModelError } from "../../weights/model-error.ts";
 export const controlNetLayouts = {
   diffusers: { title: "diffusers folder or file: `controlnet_cond_embedding`", proof: "reference" },
   original: { title: "original release, with or without `control_model.`: `input_hint_block`, `zero_convs`", proof: "reference" },
-} as const satisfies Record<string, { title: string; proof: Proof }>;
+} as const satisfies Record<string, Support>;
 export type ControlNetLayout = keyof typeof controlNetLayouts;
 
 /** What may be special about a net of either layout. */
@@ -16,7 +16,7 @@ export const controlNetForms = {
   union: { title: "union of several controls, one at a time: `task_embedding`", proof: "reference" },
   "global-pool": { title: "residuals averaged over the picture (shuffle)", proof: "reference" },
   bgr: { title: "control maps in the order blue, green, red", proof: "reference" },
-} as const satisfies Record<string, { title: string; proof: Proof }>;
+} as const satisfies Record<string, Support>;
 
 export interface ControlNetKeys {
   layout: ControlNetLayout;

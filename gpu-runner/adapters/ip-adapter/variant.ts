@@ -1,5 +1,5 @@
 /** Which IP-Adapter a file holds, and what its projection is built as: both stand in its keys and shapes. */
-import type { Proof } from "../../../shared/samplers.ts";
+import type { Proof } from "../../../shared/support.ts";
 import type { IpProjectionConfig, IpVariant, ResamplerConfig } from "../../models/ip-adapter.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { AdapterWeights } from "../adapter-weights.ts";

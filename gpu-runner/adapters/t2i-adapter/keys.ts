@@ -2,7 +2,7 @@
  * How a T2I-Adapter's file names its tensors. diffusers: `adapter.body.<level>.resnets.<block>`; the original release numbers the blocks of all
  * levels in one row, `body.<n>`, with or without the prefix; its light adapter calls a level's blocks `body.<level>.body.<block>`.
  */
-import type { Proof } from "../../../shared/samplers.ts";
+import type { Support } from "../../../shared/support.ts";
 import type { T2iAdapterType } from "../../models/t2i-adapter.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { AdapterWeights } from "../adapter-weights.ts";
@@ -11,7 +11,7 @@ import type { AdapterWeights } from "../adapter-weights.ts";
 export const t2iAdapterLayouts = {
   diffusers: { title: "diffusers folder or file: `adapter.body.<level>.resnets`", proof: "reference" },
   original: { title: "original release: `body.<n>`", proof: "reference" },
-} as const satisfies Record<string, { title: string; proof: Proof }>;
+} as const satisfies Record<string, Support>;
 export type T2iAdapterLayout = keyof typeof t2iAdapterLayouts;
 
 /** By architecture. */
@@ -19,7 +19,7 @@ export const t2iAdapterForms = {
   full_adapter: { title: "full, SD 1", proof: "reference" },
   full_adapter_xl: { title: "full, SDXL", proof: "reference" },
   light_adapter: { title: "light, SD 1", proof: "reference" },
-} as const satisfies Record<T2iAdapterType, { title: string; proof: Proof }>;
+} as const satisfies Record<T2iAdapterType, Support>;
 
 export interface T2iAdapterKeys {
   layout: T2iAdapterLayout;
