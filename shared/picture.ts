@@ -39,7 +39,10 @@ export const adapterUseSchema = z.discriminatedUnion("kind", [
     adapter: contentHashSchema,
     ...span,
     text_encoder_weight: z.number().min(-10).max(10).describe("for the parts in the text encoders, which work in every step"),
-    dora: z.enum(["peft", "interpolate"]).nullable().describe("how a DoRA is read at a weight other than 1; null: as its file's origin implies"),
+    dora: z
+      .enum(["peft", "interpolate"])
+      .nullable()
+      .describe("how a DoRA is read at a weight other than 1; null: as its file's origin implies"),
   }),
   z.strictObject({ kind: z.literal("textual-inversion"), adapter: contentHashSchema, token: z.string().min(1).max(100) }),
   z.strictObject({ kind: z.literal("hypernetwork"), adapter: contentHashSchema, ...span }),
@@ -98,7 +101,11 @@ export const pictureRequestSchema = z.strictObject({
     .strictObject({
       image: picture.describe("white where to repaint"),
       blur: z.number().min(0).max(256).describe("radius in pixels"),
-      padding_crop: z.int().min(0).nullable().describe("repaint a crop around the mask with that much padding, at full size; null: the whole"),
+      padding_crop: z
+        .int()
+        .min(0)
+        .nullable()
+        .describe("repaint a crop around the mask with that much padding, at full size; null: the whole"),
       fill: z.enum(["original", "noise", "blur"]).describe("what the masked area starts as"),
     })
     .nullable(),
