@@ -114,4 +114,6 @@ export interface LoadOptions {
   cacheDir: string;
   /** Threads of one operator; absent: the physical cores that ONNX Runtime finds. */
   threads?: number;
+  /** A sign of life: called after each run of a session, and again and again while something long is written. */
+  alive?: () => void;
 }

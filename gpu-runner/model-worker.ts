@@ -27,7 +27,10 @@ const catalog = { configured: [] as RegisteredModel[], registered };
 let current: { task: number; items: readonly number[]; abort: AbortController } | undefined;
 /** What adapters that stay open between batches may take, as a share of what models may. */
 const ADAPTER_SHARE = 0.25;
-const adapters = new AdapterStore({ provider, cacheDir, budget: ADAPTER_SHARE * memoryBudget, ...(threads !== undefined && { threads }) });
+/** A sign of life for the watchdog. */
+const alive = (): void => void Atomics.add(memory, cells.counter, 1);
+const sessionOptions = { provider, cacheDir, alive, ...(threads !== undefined && { threads }) };
+const adapters = new AdapterStore({ ...sessionOptions, budget: ADAPTER_SHARE * memoryBudget });
 
 function post(message: FromWorker): void {
   port.postMessage(message);
@@ -65,13 +68,13 @@ async function whileLoading<T>(work: () => Promise<T>): Promise<T> {
   } finally {
     loads--;
     Atomics.store(memory, cells.loading, before);
-    Atomics.add(memory, cells.counter, 1);
+    alive();
   }
 }
 
 function load(path: string, hash: string): Promise<Shelved<PictureModel>> {
   return whileLoading(async () => {
-    const model = await loadDiffusionModel(path, { provider, cacheDir, ...(threads !== undefined && { threads }) });
+    const model = await loadDiffusionModel(path, sessionOptions);
     try {
       const found = model.description.hash;
       if (found !== hash) throw new Error(`${path} has changed: expected ${hash}, got ${found}`);
@@ -96,11 +99,10 @@ function isGivenUp(item: number): boolean {
   return current !== undefined && isCanceled(memory, current.task, item);
 }
 
-/** The model with a sign of life after each of its calls, which is also where a cancel is noticed. */
+/** The model, watched: after each of its calls nothing is being opened any more, and a cancel is noticed. */
 function observed(model: DiffusionModel): DiffusionModel {
   const after = async <T>(call: Promise<T>): Promise<T> => {
     const result = await call;
-    Atomics.add(memory, cells.counter, 1);
     if (loads === 0) Atomics.store(memory, cells.loading, 0);
     if (current?.items.every(isGivenUp)) current.abort.abort();
     return result;

@@ -15,6 +15,8 @@ import { linkIntoFolder } from "./weights/placement.ts";
 export interface SessionOptions extends OrtOptions, PreparedStore {
   /** Weights beyond which a graph is opened quickly and optimised in the background, in bytes. */
   progressiveFrom?: number;
+  /** A sign of life: called after each run, and again and again while something long is written. */
+  alive?: () => void;
 }
 
 /** Up to here optimising takes less than a second, and the disk space is better spent otherwise. */
@@ -36,13 +38,29 @@ export interface GraphSession {
 export async function createSession(graph: Graph, options: SessionOptions): Promise<GraphSession> {
   const model = emit(graph, emitterFor(options.provider));
   const opened = await open(model, options);
+  const inTurn = turns();
   return {
-    run: async feeds => {
-      const session = await opened.session();
-      const results = await session.run(bindFeeds(model, feeds));
-      return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, fromOrt(name, tensor)]));
-    },
-    release: () => opened.release(),
+    run: feeds =>
+      inTurn(async () => {
+        const session = await opened.session();
+        const results = await session.run(bindFeeds(model, feeds));
+        options.alive?.();
+        return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, fromOrt(name, tensor)]));
+      }),
+    release: () => inTurn(() => opened.release()),
+  };
+}
+
+/**
+ * One thing after the other: a session is neither exchanged nor released under a run that waits. Nothing is lost by it, since ONNX
+ * Runtime's binding computes on the thread that asks.
+ */
+function turns(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return work => {
+    const result = last.then(work);
+    last = result.catch(() => undefined);
+    return result;
   };
 }
 

@@ -86,8 +86,10 @@ export class AdaptedGraph<F extends object> {
     if (loras.length === 0) return noLoras;
     const key = JSON.stringify(loras.map(({ adapter, weight, dora }) => [adapter.hash, weight, dora]));
     const plan = this.#plans.get(key) ?? planLoras(loras, this.#target(features));
-    if (this.#plans.size >= keptPlans) this.#plans.clear();
+    // Last used, last in the map's order.
+    this.#plans.delete(key);
     this.#plans.set(key, plan);
+    if (this.#plans.size > keptPlans) this.#plans.delete(this.#plans.keys().next().value!);
     return plan;
   }
 
@@ -127,7 +129,7 @@ export class AdaptedGraph<F extends object> {
 
   #withVariant<T>(features: F & AdapterFeatures, { patches, patchKey }: LoraPlan, run: (variant: Variant) => Promise<T>): Promise<T> {
     const { key: baseKey, component, weights, shapes, build } = this.#base;
-    const { provider, threads, cacheDir } = this.#options;
+    const { provider, threads, cacheDir, alive } = this.#options;
     const form = { ...features, lowRank: features.lowRank && { ...features.lowRank, names: [...features.lowRank.names] } };
     const key = JSON.stringify([baseKey, component, provider, threads ?? "all", patchKey, form]);
     const source = (): WeightSource =>
@@ -137,6 +139,7 @@ export class AdaptedGraph<F extends object> {
             steps: patches,
             key: JSON.stringify([baseKey, component, patchKey, [...patches.keys()]]),
             cacheDir,
+            ...(alive && { alive }),
           });
     const make = { graph: () => build(source(), features), session: (graph: Graph) => createSession(graph, this.#options) };
     return this.#variants.use(key, make, run);

@@ -23,6 +23,8 @@ export interface Patches {
   /** Names base and changes: equal keys have equal results. */
   key: string;
   cacheDir: string;
+  /** Called for each tensor that is merged: all of a large model's take minutes. */
+  alive?: () => void;
 }
 
 /** The base with the changes made. Throws CacheError where the sidecar cannot be written; no partial file is left. */
@@ -45,13 +47,17 @@ export function patchedWeights(base: WeightSource, shapes: ReadonlyMap<string, r
 function writePatches(
   base: WeightSource,
   shapes: ReadonlyMap<string, readonly number[]>,
-  { steps, cacheDir }: Patches,
+  { steps, cacheDir, alive }: Patches,
   file: string,
 ): void {
   const temporary = `${file}.${randomUUID()}.tmp`;
   const tensors = [...steps].map(([name, changes]) => {
     const shape = shapes.get(name)!;
-    return { name, dtype: "F32" as const, shape, data: () => [bytesOf(merged(base.take(name, shape), changes))] };
+    const data = (): Uint8Array[] => {
+      alive?.();
+      return [bytesOf(merged(base.take(name, shape), changes))];
+    };
+    return { name, dtype: "F32" as const, shape, data };
   });
   try {
     mkdirSync(dirname(file), { recursive: true });

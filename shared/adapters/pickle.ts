@@ -379,8 +379,8 @@ const maxValues = 200_000;
 export function* flatTensors(root: PickleDict): Generator<[string, PickleTensor]> {
   const open: [string, PickleValue][] = [["", root]];
   let seen = 0;
-  for (let next = open.shift(); next; next = open.shift()) {
-    const [name, value] = next;
+  // The list grows while it is walked; taking from its front would move all of it each time.
+  for (const [name, value] of open) {
     if (value instanceof PickleTensor) yield [name, value];
     if (!(value instanceof Map) && !Array.isArray(value)) continue;
     for (const [key, item] of value.entries()) {

@@ -56,6 +56,18 @@ describe("a large graph", () => {
     expect(prepared(cacheDir)).toHaveLength(1);
   });
 
+  test("changes over between runs, not under one that waits, nor is it released under one", async () => {
+    const cacheDir = temporaryFolder();
+    const session = await createSession(layers(), progressive(cacheDir));
+    await untilPrepared(cacheDir);
+    await expect.poll(() => readdirSync(join(cacheDir, "sessions"))).toEqual([]);
+    const runs = [session.run({ x }), session.run({ x }), session.run({ x })];
+    const released = session.release();
+    const [first, ...others] = (await Promise.all(runs)).map(({ y }) => y!.data);
+    for (const other of others) expect(other).toEqual(first);
+    await released;
+  });
+
   test("starts anew where the optimised form is damaged", async () => {
     const cacheDir = temporaryFolder();
     const graph = layers();

@@ -83,7 +83,12 @@ export async function openImageEncoder(folder: string, options: OpenAdapterOptio
     throw new ModelError(folder, classKey, `shape [${config.width}]`, `[${classEmbedding.shape}]`);
   const key = JSON.stringify([weights.sha256, config, options.provider, options.threads ?? "all"]);
   const leases = [body, head].map(graph => sessions.acquire(`${graph.name}/${key}`, () => createSession(graph, options)));
-  await Promise.all(leases.map(({ session }) => session));
+  const made = await Promise.allSettled(leases.map(({ session }) => session));
+  const failed = made.find(result => result.status === "rejected");
+  if (failed) {
+    await Promise.all(leases.map(lease => lease.release()));
+    throw failed.reason;
+  }
   return new OpenImageEncoder(config, preprocessing, classEmbedding.data, leases[0]!, leases[1]!);
 }
 
