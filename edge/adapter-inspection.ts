@@ -3,7 +3,7 @@ import { detectAdapter } from "../shared/adapter-detection.ts";
 import type { ByteSource } from "../shared/adapters/byte-source.ts";
 import { AtelierError } from "../shared/errors.ts";
 import { FileError } from "../shared/file-error.ts";
-import { adapterKey, type StoredAdapter } from "./tenant.ts";
+import { adapterKey, type StoredAdapter } from "./tenant-files.ts";
 
 /** What reading an adapter's headers may cost. Whoever needs more is no adapter that a Worker can look at. */
 const BLOCK_BYTES = 512 * 1024;

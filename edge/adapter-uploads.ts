@@ -1,13 +1,14 @@
-import { type AdapterFile, adapterHash } from "../shared/adapter.ts";
+import { type AdapterFile, adapterHash, withoutCommonFolder } from "../shared/adapter.ts";
 import { type AdapterUpload, type AdapterView, adapterViewSchema, MAX_ADAPTER_FILES } from "../shared/adapter-resource.ts";
 import { sha256Hex } from "../shared/canonical.ts";
-import { AtelierError } from "../shared/errors.ts";
+import { AtelierError, type FieldError } from "../shared/errors.ts";
 import { inspectAdapter } from "./adapter-inspection.ts";
 import { removeFiles } from "./artifacts.ts";
 import type { Principal } from "./auth.ts";
 import { database } from "./database.ts";
 import type { Env } from "./env.ts";
-import { adapterKey, type StoredAdapter, type TenantStore, tenantStore } from "./tenant.ts";
+import { type TenantStore, tenantStore } from "./tenant.ts";
+import { adapterKey, type StoredAdapter } from "./tenant-files.ts";
 import { uploadCapability } from "./upload-urls.ts";
 
 /** Most adapters of a tenant, every version counted. */
@@ -24,7 +25,8 @@ export function filePath(id: string, sha256: string): string {
 export async function openAdapter(env: Env, principal: Principal, id: string, stated: AdapterUpload): Promise<StoredAdapter> {
   if (stated.visibility === "public" && !principal.scopes.includes("publish"))
     throw new AtelierError("forbidden", "The key lacks the scope publish, which making an adapter public needs.");
-  const { name, visibility, kind, token, files } = stated;
+  const { name, visibility, kind, token } = stated;
+  const files = withoutCommonFolder(stated.files);
   const store = tenantStore(database(env), principal.tenant);
   const opened = await store.openAdapter(
     { id, name, hash: await adapterHash(files), visibility, stated_kind: kind ?? null, token: token ?? null, created_at: Date.now() },
@@ -32,13 +34,17 @@ export async function openAdapter(env: Env, principal: Principal, id: string, st
     MAX_ADAPTERS_OF_TENANT,
   );
   if (!opened) throw new AtelierError("conflict", `There are ${MAX_ADAPTERS_OF_TENANT} adapters already: delete some that are not used.`);
-  return opened.adapter.status === "uploading" ? completeAdapter(env, store, opened) : opened;
+  const { adapter } = opened;
+  // Whoever sends an adapter again wants it to work: what has become of its files is looked at anew.
+  const lacking = adapter.status === "ready" && (await missingFiles(env, opened.files, store.tenant)).size > 0;
+  const current = lacking ? ((await store.reopenAdapter(adapter.id, Date.now())) ?? opened) : opened;
+  return current.adapter.status === "uploading" ? completeAdapter(env, store, current) : current;
 }
 
 /** Looks whether every file has come, and if so, what the adapter is. An adapter that is settled, or still lacks files, stays as it is. */
 export async function completeAdapter(env: Env, store: TenantStore, stored: StoredAdapter): Promise<StoredAdapter> {
   const { adapter } = stored;
-  if (adapter.status !== "uploading" || (await missingFiles(env, stored)).size > 0) return stored;
+  if (adapter.status !== "uploading" || (await missingFiles(env, stored.files, store.tenant)).size > 0) return stored;
   const inspection = await inspectAdapter(env.BUCKET, stored);
   const outcome =
     "manifest" in inspection
@@ -50,9 +56,12 @@ export async function completeAdapter(env: Env, store: TenantStore, stored: Stor
 }
 
 /** Paths of the files that have not come. */
-async function missingFiles(env: Env, { adapter, files }: StoredAdapter): Promise<Set<string>> {
-  if (adapter.status !== "uploading") return new Set();
-  const present = await Promise.all(files.map(file => env.BUCKET.head(adapterKey(file.tenant_id, file.sha256))));
+async function missingFiles(
+  env: Env,
+  files: readonly { readonly path: string; readonly sha256: string; readonly bytes: number }[],
+  tenant: string,
+): Promise<Set<string>> {
+  const present = await Promise.all(files.map(({ sha256 }) => env.BUCKET.head(adapterKey(tenant, sha256))));
   return new Set(files.filter((file, i) => present[i]?.size !== file.bytes).map(({ path }) => path));
 }
 
@@ -81,10 +90,10 @@ function withoutRepeated(manifest: unknown): unknown {
 /** The view with a URL for each file that has not come, where it is the client's own. */
 export async function withCapabilities(env: Env, view: AdapterView, tenant: string, origin: string): Promise<AdapterView> {
   if (view.status !== "uploading" || !view.owned) return view;
-  const present = await Promise.all(view.files.map(file => env.BUCKET.head(adapterKey(tenant, file.sha256))));
+  const missing = await missingFiles(env, view.files, tenant);
   const files = await Promise.all(
-    view.files.map(async (file, i) => {
-      if (present[i]?.size === file.bytes) return file;
+    view.files.map(async file => {
+      if (!missing.has(file.path)) return file;
       const target = { origin, path: filePath(view.id, file.sha256), mediaType: "application/octet-stream", ttlS: CAPABILITY_TTL_S };
       return { ...file, upload: await uploadCapability(env, target) };
     }),
@@ -94,19 +103,29 @@ export async function withCapabilities(env: Env, view: AdapterView, tenant: stri
 
 /** Files of a form, stored where a file of their content is expected. */
 export async function storeFormFiles(env: Env, tenant: string, files: readonly File[]): Promise<AdapterFile[]> {
-  if (files.length === 0 || files.length > MAX_ADAPTER_FILES) {
-    const errors = [{ field: "file", expected: `1 to ${MAX_ADAPTER_FILES} files`, got: `${files.length} files` }];
-    throw new AtelierError("invalid_request", undefined, { errors });
-  }
+  const named = files.map(file => ({ path: safePath(file.name), file }));
+  const errors = formErrors(named);
+  if (errors.length > 0) throw new AtelierError("invalid_request", undefined, { errors });
   const stored: AdapterFile[] = [];
   // One after the other: each is held in memory while it is hashed.
-  for (const file of files) {
+  for (const { path, file } of named) {
     const bytes = new Uint8Array(await file.arrayBuffer());
     const sha256 = await sha256Hex(bytes);
     await env.BUCKET.put(adapterKey(tenant, sha256), bytes, { sha256 });
-    stored.push({ path: safePath(file.name), sha256, bytes: bytes.length });
+    stored.push({ path, sha256, bytes: bytes.length });
   }
   return stored;
+}
+
+function formErrors(named: readonly { readonly path: string; readonly file: File }[]): FieldError[] {
+  const field = "file";
+  if (named.length === 0 || named.length > MAX_ADAPTER_FILES)
+    return [{ field, expected: `1 to ${MAX_ADAPTER_FILES} files`, got: `${named.length} files` }];
+  const paths = named.map(({ path }) => path);
+  return [
+    ...named.filter(({ file }) => file.size === 0).map(({ path }) => ({ field, expected: "files that are not empty", got: path })),
+    ...paths.filter((path, i) => paths.indexOf(path) < i).map(path => ({ field, expected: "paths that differ", got: path })),
+  ];
 }
 
 /** A name that people gave a file, as a path that is taken. */

@@ -2,7 +2,8 @@ import { type AdapterManifest, adapterManifestSchema } from "../shared/adapter.t
 import { AtelierError, type FieldError } from "../shared/errors.ts";
 import type { GenerationRequest } from "../shared/generation.ts";
 import type { ExecutionInputs } from "./inputs.ts";
-import { adapterKey, type StoredAdapter, type TenantStore } from "./tenant.ts";
+import type { TenantStore } from "./tenant.ts";
+import { adapterKey, type StoredAdapter } from "./tenant-files.ts";
 
 /** An adapter that a request may use. */
 export interface ReadyAdapter {
@@ -19,11 +20,15 @@ export interface ReadyAdapter {
 export type ReadyAdapters = ReadonlyMap<string, ReadyAdapter>;
 
 /**
- * Finds the adapters of a request. A name stands for its latest version that is ready, the tenant's own before a public one.
+ * Finds the adapters of a request. `tags`: those that its prompts name, with the field of each prompt.
  * @throws AtelierError invalid_request with the field of each that is not there, or not ready
  */
-export async function resolveAdapters(store: TenantStore, request: GenerationRequest): Promise<ReadyAdapters> {
-  const fields = new Map<string, string>();
+export async function resolveAdapters(
+  store: TenantStore,
+  request: GenerationRequest,
+  tags: ReadonlyMap<string, string>,
+): Promise<ReadyAdapters> {
+  const fields = new Map(tags);
   const add = (settings: GenerationRequest["adapters"], field: string) => {
     for (const [i, { adapter }] of settings.entries()) if (!fields.has(adapter)) fields.set(adapter, `${field}.${i}.adapter`);
   };
@@ -34,19 +39,17 @@ export async function resolveAdapters(store: TenantStore, request: GenerationReq
   const ready = new Map<string, ReadyAdapter>();
   const errors: FieldError[] = [];
   for (const [reference, field] of fields) {
-    const named = stored.filter(({ adapter }) => [adapter.id, adapter.hash, adapter.name].includes(reference));
-    const usable = named.filter(({ adapter }) => adapter.status === "ready");
-    const chosen = usable.find(({ adapter }) => adapter.tenant_id === store.tenant) ?? usable[0];
-    if (chosen) ready.set(reference, readyAdapter(chosen));
-    else errors.push({ field, expected: missing(named), got: JSON.stringify(reference) });
+    const found = stored.get(reference);
+    if (found?.adapter.status === "ready") ready.set(reference, readyAdapter(found));
+    else errors.push({ field, expected: missing(found), got: JSON.stringify(reference) });
   }
   if (errors.length > 0) throw new AtelierError("invalid_request", undefined, { errors });
   return ready;
 }
 
-function missing([first]: readonly StoredAdapter[]): string {
-  if (!first) return "the name, id or content hash of an adapter of GET /v1/adapters";
-  return first.adapter.status === "refused" ? "an adapter that was not refused" : "an adapter whose files have all come";
+function missing(found: StoredAdapter | undefined): string {
+  if (!found) return "the name, id or content hash of an adapter of GET /v1/adapters";
+  return found.adapter.status === "refused" ? "an adapter that was not refused" : "an adapter whose files have all come";
 }
 
 function readyAdapter({ adapter, files }: StoredAdapter): ReadyAdapter {

@@ -8,8 +8,11 @@ import type { AppContext, AppEnv } from "./http.ts";
 export const MAX_JSON_BYTES = 256 * 1024;
 /** A request with pictures in it. It is held in memory several times over; larger ones name uploads. */
 export const MAX_GENERATION_BYTES = 12 * 1024 * 1024;
-/** Adapter files in one form. Larger ones are streamed to the URLs that a JSON description is answered with. */
-export const MAX_FORM_BYTES = 48 * 1024 * 1024;
+/**
+ * Adapter files in one form, which is in memory up to three times: as it came, parsed, and the file that is hashed. A Worker has 128 MB.
+ * Larger ones are streamed to the URLs that a JSON description is answered with.
+ */
+export const MAX_FORM_BYTES = 24 * 1024 * 1024;
 
 const limits: Readonly<Record<string, MiddlewareHandler<AppEnv>>> = {
   "/v1/generations": atMost(MAX_GENERATION_BYTES),

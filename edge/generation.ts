@@ -53,7 +53,8 @@ export async function planGeneration(request: GenerationRequest, context: Genera
   const items = Array.from({ length: filled.num_images }, (_, i) =>
     filled.per_image[i] ? planItem({ ...filled, ...filled.per_image[i] }, { index: i, overrides: filled.per_image[i] }, context) : base,
   );
-  const errors = [...requestErrors(request, filled, context), ...base.errors, ...items.flatMap(item => item.errors)];
+  // What every picture says otherwise need not be right for the generation as a whole.
+  const errors = [...requestErrors(request, filled, context), ...items.flatMap(item => item.errors)];
   const distinct = [...new Map(errors.map(error => [error.field, error])).values()];
   if (distinct.length > 0) throw new AtelierError("invalid_request", undefined, { errors: distinct });
   const seed = request.seed ?? (await absentSeed(filled, base.picture));
@@ -170,7 +171,8 @@ function planItem(item: Item, own: { index: number; overrides: PictureOverrides 
     adapters: adapters.uses,
     format: item.format,
   };
-  const { prompt_2, negative_prompt, negative_prompt_2 } = picture;
+  // As they were asked for, not as the picture has them: what a picture of its own prompt takes from here may be what this one leaves out.
+  const { prompt_2 = null, negative_prompt = picture.negative_prompt, negative_prompt_2 = null } = item;
   const strength = source.source && { strength: source.source.strength };
   const { image_guidance_scale } = source;
   return {

@@ -1,7 +1,7 @@
 import { and, eq, isNull, lt, lte, sql } from "drizzle-orm";
 import { ulid } from "ulid";
 import { z } from "zod";
-import { sha256Hex } from "../shared/canonical.ts";
+import { canonicalize, type Json, sha256Hex } from "../shared/canonical.ts";
 import { AtelierError } from "../shared/errors.ts";
 import { type Database, database } from "./database.ts";
 import type { AppContext } from "./http.ts";
@@ -34,7 +34,7 @@ export async function answerOnce<Body>(
   if (key === undefined) return answer(ulid());
   if (!keyPattern.test(key)) throw new AtelierError("idempotency_key_malformed", "Expected 1 to 255 visible ASCII characters.");
   const db = database(context.env);
-  const request = { path: context.req.path, body_sha256: await sha256Hex(new Uint8Array(await context.req.arrayBuffer())) };
+  const request = { path: context.req.path, body_sha256: await bodyHash(context) };
   const claimed = await claim(db, { tenant_id: context.get("principal").tenant, key, ...request });
   if (claimed.answered) {
     const { headers, body } = storedSchema.parse(JSON.parse(claimed.row.response ?? ""));
@@ -67,6 +67,19 @@ export async function answerOnce<Body>(
         .where(unanswered);
     throw error;
   }
+}
+
+/** A form's content: every attempt to send it draws another boundary. */
+async function bodyHash(context: AppContext): Promise<string> {
+  const isForm = /^multipart\/form-data\s*;/i.test(context.req.header("content-type") ?? "");
+  const form = isForm ? await context.req.formData().catch(() => undefined) : undefined;
+  if (!form) return sha256Hex(new Uint8Array(await context.req.arrayBuffer()));
+  const entries: Json[] = [];
+  for (const [name, value] of form.entries())
+    entries.push(
+      typeof value === "string" ? [name, value] : [name, value.name, await sha256Hex(new Uint8Array(await value.arrayBuffer()))],
+    );
+  return sha256Hex(canonicalize(entries));
 }
 
 type Row = typeof idempotencyKeys.$inferSelect;

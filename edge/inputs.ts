@@ -8,7 +8,8 @@ import { INPUT_KEPT_DAYS, MAX_INPUT_BYTES } from "../shared/upload.ts";
 import { database } from "./database.ts";
 import type { Env } from "./env.ts";
 import { newId } from "./ids.ts";
-import { finishUpload, inputKey, type TenantStore, type UploadRow } from "./tenant.ts";
+import type { TenantStore } from "./tenant.ts";
+import { finishUpload, inputKey, type UploadRow } from "./tenant-files.ts";
 import { checkedSize, mediaTypeOf } from "./uploads.ts";
 
 /** What the runner of an execution may fetch, as D1 keeps it: the grant is signed over it (edge/dispatcher/grants.ts). No other object is ever named to it. */
@@ -132,6 +133,13 @@ async function storeInline(env: Env, store: TenantStore, url: string, field: str
   return { id: (await storeInput(env, store, bytes, field)).id };
 }
 
+/** The upload of this content, which is ready only where its object really lies in the bucket: it may have been swept up at this very moment. */
+export async function openUpload(env: Env, store: TenantStore, described: Parameters<TenantStore["openUpload"]>[0]): Promise<UploadRow> {
+  const row = await store.openUpload(described);
+  if (!row.ready || (await env.BUCKET.head(inputKey(store.tenant, row.sha256)))) return row;
+  return (await store.reopenUpload(row.id)) ?? row;
+}
+
 /**
  * Stores a file that is in memory as an upload; one of the same content is there already or renewed.
  * @throws AtelierError invalid_request where it is not a file that is taken, with the field that it came in
@@ -142,7 +150,7 @@ export async function storeInput(env: Env, store: TenantStore, bytes: Uint8Array
     const expected = `a png, webp, jpeg or safetensors file of at most ${MAX_INPUT_BYTES} bytes`;
     throw new AtelierError("invalid_request", undefined, { errors: [{ field, expected, got: `${bytes.length} bytes` }] });
   }
-  const size = checkedSize(bytes, mediaType);
+  const size = checkedSize(bytes, mediaType, field);
   const sha256 = await sha256Hex(bytes);
   const now = Date.now();
   const described = {
@@ -153,7 +161,7 @@ export async function storeInput(env: Env, store: TenantStore, bytes: Uint8Array
     created_at: now,
     expires_at: inputExpiry(now),
   };
-  const row = await store.openUpload(described);
+  const row = await openUpload(env, store, described);
   if (row.ready) return row;
   await env.BUCKET.put(inputKey(store.tenant, sha256), bytes, { sha256, httpMetadata: { contentType: mediaType } });
   return (await finishUpload(database(env), row.id, size)) ?? row;

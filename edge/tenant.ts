@@ -1,24 +1,16 @@
-import { and, desc, eq, inArray, lt, ne, or, type SQL, sql } from "drizzle-orm";
+import { and, desc, eq, inArray, lt, type SQL, sql } from "drizzle-orm";
 import type { ResolvedRequest } from "../shared/generation.ts";
 import type { Database } from "./database.ts";
 import type { PlannedPicture } from "./generation.ts";
-import { adapterFiles, adapters, cacheEntries, executionParts, executions, jobPictures, jobs, pictures, uploads } from "./schema.ts";
+import { cacheEntries, executionParts, executions, jobPictures, jobs, pictures } from "./schema.ts";
+import { among, tenantFiles } from "./tenant-files.ts";
 
 export type JobRow = typeof jobs.$inferSelect;
 export type PictureRow = typeof pictures.$inferSelect;
-export type UploadRow = typeof uploads.$inferSelect;
-export type AdapterFileRow = typeof adapterFiles.$inferSelect;
-export type AdapterRow = typeof adapters.$inferSelect;
 export type JobPictureRow = typeof jobPictures.$inferSelect;
 /** A picture of a job, and the file behind it once there is one. */
 export interface JobPicture extends JobPictureRow {
   readonly file: PictureRow | null;
-}
-
-/** An adapter and its files, by path. */
-export interface StoredAdapter {
-  readonly adapter: AdapterRow;
-  readonly files: readonly AdapterFileRow[];
 }
 
 /** A job about to be accepted. */
@@ -39,12 +31,12 @@ export interface NewJob {
 export type TenantStore = ReturnType<typeof tenantStore>;
 
 /**
- * Everything that a client's request may read or write in D1, seen through one tenant. This is the one place where such queries are built:
- * each carries the tenant, and another tenant's row is as absent as one that never was.
+ * Everything that a client's request may read or write in D1, seen through one tenant. This and tenant-files.ts are the one place where such
+ * queries are built: each carries the tenant, and another tenant's row is as absent as one that never was.
  */
 export function tenantStore(db: Database, tenant: string) {
   // Two statements instead of a join: D1 gives a batch's rows as objects, in which columns of the same name would fall into one.
-  const ofJobs = (ids: readonly string[]) => and(eq(jobPictures.tenant_id, tenant), inArray(jobPictures.job_id, [...ids]));
+  const ofJobs = (ids: readonly string[]) => and(eq(jobPictures.tenant_id, tenant), among(jobPictures.job_id, ids));
   const pictureRows = (ids: readonly string[]) =>
     [
       db.select().from(jobPictures).where(ofJobs(ids)).orderBy(jobPictures.job_id, jobPictures.idx),
@@ -64,19 +56,9 @@ export function tenantStore(db: Database, tenant: string) {
       .from(jobs)
       .where(and(eq(jobs.tenant_id, tenant), eq(jobs.id, id)));
 
-  const visible = or(eq(adapters.tenant_id, tenant), and(eq(adapters.visibility, "public"), eq(adapters.status, "ready")));
-  const withAdapterFiles = async (found: readonly AdapterRow[]): Promise<StoredAdapter[]> => {
-    if (found.length === 0) return [];
-    const ids = inArray(
-      adapterFiles.adapter_id,
-      found.map(({ id }) => id),
-    );
-    const files = await db.select().from(adapterFiles).where(ids).orderBy(adapterFiles.path);
-    return found.map(adapter => ({ adapter, files: files.filter(({ adapter_id }) => adapter_id === adapter.id) }));
-  };
-
   return {
     tenant,
+    ...tenantFiles(db, tenant),
 
     /** A job and its pictures by index. */
     async job(id: string): Promise<{ job: JobRow; pictures: JobPicture[] } | undefined> {
@@ -112,146 +94,7 @@ export function tenantStore(db: Database, tenant: string) {
       return db
         .select()
         .from(pictures)
-        .where(and(eq(pictures.tenant_id, tenant), inArray(pictures.id, [...ids])));
-    },
-
-    async upload(id: string): Promise<UploadRow | undefined> {
-      const [row] = await db
-        .select()
-        .from(uploads)
-        .where(and(eq(uploads.tenant_id, tenant), eq(uploads.id, id)));
-      return row;
-    },
-
-    /** Those of these uploads that are ready, which are kept from now on until `expiresAt` at least. */
-    useUploads(ids: readonly string[], expiresAt: number): Promise<UploadRow[]> {
-      return db
-        .update(uploads)
-        .set({ expires_at: sql`max(${uploads.expires_at}, ${expiresAt})` })
-        .where(and(eq(uploads.tenant_id, tenant), inArray(uploads.id, [...ids]), eq(uploads.ready, true)))
-        .returning();
-    },
-
-    /** The upload of this content: a new one, or the one that there is, which is kept as long as a new one would be. */
-    async openUpload(upload: Pick<UploadRow, "id" | "sha256" | "bytes" | "media_type" | "created_at" | "expires_at">): Promise<UploadRow> {
-      const [row] = await db
-        .insert(uploads)
-        .values({ ...upload, tenant_id: tenant, ready: false })
-        .onConflictDoUpdate({
-          target: [uploads.tenant_id, uploads.sha256],
-          set: { expires_at: sql`max(${uploads.expires_at}, excluded.expires_at)` },
-        })
-        .returning();
-      return row!;
-    },
-
-    /** Adapters that the tenant may see: its own in every state, and ready public ones. A name stands for every version of it. */
-    async adapters(references: readonly string[]): Promise<StoredAdapter[]> {
-      const named = or(...[adapters.id, adapters.hash, adapters.name].map(column => inArray(column, [...references])));
-      return withAdapterFiles(await db.select().from(adapters).where(and(visible, named)).orderBy(desc(adapters.version)));
-    },
-
-    /** Adapters that the tenant may see, newest first, older than the one named. */
-    async listAdapters(limit: number, before?: string): Promise<StoredAdapter[]> {
-      const older = before === undefined ? undefined : lt(adapters.id, before);
-      return withAdapterFiles(await db.select().from(adapters).where(and(visible, older)).orderBy(desc(adapters.id)).limit(limit));
-    },
-
-    /**
-     * The adapter of this name and content: a new version, or the one that there is, with visibility and token as they are stated now. One that was
-     * refused is uploaded anew, since its files are gone. The tenant's adapters are counted in the same statement. Resolves to undefined where there are `most` of them already.
-     */
-    async openAdapter(
-      adapter: Pick<AdapterRow, "id" | "name" | "hash" | "visibility" | "stated_kind" | "token" | "created_at">,
-      files: readonly Pick<AdapterFileRow, "path" | "sha256" | "bytes">[],
-      most: number,
-    ): Promise<StoredAdapter | undefined> {
-      const { id, name, hash, visibility, stated_kind, token, created_at } = adapter;
-      const same = and(eq(adapters.tenant_id, tenant), eq(adapters.name, name), eq(adapters.hash, hash));
-      const version = sql`(select coalesce(max(a.version), 0) + 1 from ${adapters} a where a.tenant_id = ${tenant} and a.name = ${name})`;
-      const room = sql`(select count(*) from ${adapters} a where a.tenant_id = ${tenant}) < ${most}`;
-      await db.batch([
-        db
-          .update(adapters)
-          .set({ visibility, token: sql`coalesce(${token}, ${adapters.token})` })
-          .where(and(same, ne(adapters.status, "refused"))),
-        db
-          .update(adapters)
-          .set({ status: "uploading", reasons: null, stated_kind, token, visibility, created_at })
-          .where(and(same, eq(adapters.status, "refused"))),
-        db
-          .insert(adapters)
-          .select(
-            sql`select ${id}, ${tenant}, ${name}, ${version}, ${hash}, ${visibility}, 'uploading', ${stated_kind}, ${token}, null, null, ${created_at} where ${room}`,
-          )
-          .onConflictDoNothing(),
-        db.insert(adapterFiles).select(
-          sql`select ${id}, e.value ->> 'path', ${tenant}, e.value ->> 'sha256', e.value ->> 'bytes' from json_each(${JSON.stringify(files)}) e
-              where exists (select 1 from ${adapters} where id = ${id})`,
-        ),
-      ]);
-      return (await withAdapterFiles(await db.select().from(adapters).where(same)))[0];
-    },
-
-    /** Says what an adapter that was being uploaded turned out to be. One that is settled stays as it is. */
-    async settleAdapter(id: string, outcome: Pick<AdapterRow, "status" | "manifest" | "reasons">): Promise<StoredAdapter | undefined> {
-      const own = and(eq(adapters.tenant_id, tenant), eq(adapters.id, id));
-      await db
-        .update(adapters)
-        .set(outcome)
-        .where(and(own, eq(adapters.status, "uploading")));
-      return (await withAdapterFiles(await db.select().from(adapters).where(own)))[0];
-    },
-
-    /** R2 keys of the files of a refused adapter that no other adapter of the tenant has. */
-    async unusedAdapterFiles(id: string): Promise<string[]> {
-      const rows = await db
-        .select({ sha256: adapterFiles.sha256 })
-        .from(adapterFiles)
-        .where(
-          and(
-            eq(adapterFiles.tenant_id, tenant),
-            eq(adapterFiles.adapter_id, id),
-            sql`not exists (select 1 from ${adapterFiles} other join ${adapters} a on a.id = other.adapter_id
-              where other.tenant_id = ${tenant} and other.sha256 = ${adapterFiles.sha256} and a.status <> 'refused')`,
-          ),
-        );
-      return rows.map(({ sha256 }) => adapterKey(tenant, sha256));
-    },
-
-    /**
-     * Deletes an adapter, and takes what was made with its content out of the cache of every tenant that no other adapter gives this content to.
-     * Pictures that a generation shows stay with it; the others are deleted. Resolves to the R2 keys to delete; undefined where there is none.
-     */
-    async deleteAdapter(id: string): Promise<string[] | undefined> {
-      const own = and(eq(adapters.tenant_id, tenant), eq(adapters.id, id));
-      const [row] = await db.select().from(adapters).where(own);
-      if (!row) return undefined;
-      const gone = sql`exists (select 1 from ${executionParts} x where x.execution_id = ${pictures.execution_id} and x.hash = ${row.hash})
-        and not exists (select 1 from ${adapters} a where a.hash = ${row.hash} and a.status = 'ready'
-          and (a.tenant_id = ${pictures.tenant_id} or a.visibility = 'public'))`;
-      const shown = sql`exists (select 1 from ${jobPictures} j where j.picture_id = ${pictures.id})`;
-      const files = await db.select().from(adapterFiles).where(eq(adapterFiles.adapter_id, id));
-      const [, , , removed, kept] = await db.batch([
-        db.delete(adapterFiles).where(eq(adapterFiles.adapter_id, id)),
-        db.delete(adapters).where(own),
-        db.delete(cacheEntries).where(sql`${cacheEntries.picture_id} in (select ${pictures.id} from ${pictures} where ${gone})`),
-        db.delete(pictures).where(sql`${gone} and not ${shown}`).returning({ key: pictures.r2_key }),
-        db
-          .select({ sha256: adapterFiles.sha256 })
-          .from(adapterFiles)
-          .where(
-            and(
-              eq(adapterFiles.tenant_id, tenant),
-              inArray(
-                adapterFiles.sha256,
-                files.map(({ sha256 }) => sha256),
-              ),
-            ),
-          ),
-      ]);
-      const unused = files.filter(({ sha256 }) => !kept.some(file => file.sha256 === sha256));
-      return [...removed.map(({ key }) => key), ...unused.map(({ sha256 }) => adapterKey(tenant, sha256))];
+        .where(and(eq(pictures.tenant_id, tenant), among(pictures.id, ids)));
     },
 
     /** The cached pictures among these request hashes. */
@@ -319,41 +162,6 @@ export function tenantStore(db: Database, tenant: string) {
       return removed.map(({ key }) => key);
     },
   };
-}
-
-/** Object key of a file of a tenant's adapter. */
-export function adapterKey(tenant: string, sha256: string): string {
-  return `adapters/${tenant}/${sha256}`;
-}
-
-/** Object key of a tenant's input file. */
-export function inputKey(tenant: string, sha256: string): string {
-  return `inputs/${tenant}/${sha256}`;
-}
-
-/** The upload that a verified URL names: its signature stands for the tenant's permission. */
-export async function signedUpload(db: Database, id: string): Promise<UploadRow | undefined> {
-  const [row] = await db.select().from(uploads).where(eq(uploads.id, id));
-  return row;
-}
-
-/** Says that an upload's object lies where it belongs. */
-export async function finishUpload(
-  db: Database,
-  id: string,
-  { width, height }: { width: number | null; height: number | null },
-): Promise<UploadRow | undefined> {
-  const [row] = await db.update(uploads).set({ ready: true, width, height }).where(eq(uploads.id, id)).returning();
-  return row;
-}
-
-/** The file of an adapter that a verified URL names. */
-export async function signedAdapterFile(db: Database, id: string, sha256: string): Promise<AdapterFileRow | undefined> {
-  const [row] = await db
-    .select()
-    .from(adapterFiles)
-    .where(and(eq(adapterFiles.adapter_id, id), eq(adapterFiles.sha256, sha256)));
-  return row;
 }
 
 /** The row of a picture that a verified URL names: its signature stands for the tenant's permission. */

@@ -31,13 +31,13 @@ const MAX_INPUT_PIXELS = 64 * 1024 * 1024;
 
 /**
  * The size of an input file, of which `head` are the first bytes: null where they don't tell, or it is no picture.
- * @throws AtelierError invalid_request where it has too many pixels
+ * @throws AtelierError invalid_request where it has too many pixels, with the field that it came in
  */
-export function checkedSize(head: Uint8Array, mediaType: InputMediaType): { width: number | null; height: number | null } {
+export function checkedSize(head: Uint8Array, mediaType: InputMediaType, field: string): { width: number | null; height: number | null } {
   const size = mediaType === "application/x-safetensors" ? undefined : pictureSize(head);
   if (size && size.width * size.height > MAX_INPUT_PIXELS) {
-    const got = `${size.width} x ${size.height}`;
-    throw new AtelierError("invalid_request", `Expected a picture of at most ${MAX_INPUT_PIXELS} pixels, got ${got}.`);
+    const [expected, got] = [`a picture of at most ${MAX_INPUT_PIXELS} pixels`, `${size.width} x ${size.height}`];
+    throw new AtelierError("invalid_request", `Expected ${expected}, got ${got}.`, { errors: [{ field, expected, got }] });
   }
   return size ?? { width: null, height: null };
 }

@@ -47,8 +47,9 @@ export class Adapters {
       json: { ...stated, files: described },
       headers: { "idempotency-key": idempotencyKey },
     });
-    for (const { path, upload } of opened.files) {
-      const file = named.find(entry => entry.path === path)?.file;
+    for (const { sha256, upload } of opened.files) {
+      // By content: the service calls files without the folder that all of them are in.
+      const file = named[described.findIndex(entry => entry.sha256 === sha256)]?.file;
       if (upload && file) await this.#transport.send(upload.url, { ...options, method: upload.method, file, headers: upload.headers });
     }
     const adapter = opened.status === "uploading" ? await this.get(opened.id, options) : opened;

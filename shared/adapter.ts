@@ -19,6 +19,17 @@ export const adapterFileSchema = z.strictObject({
 });
 export type AdapterFile = z.infer<typeof adapterFileSchema>;
 
+/**
+ * Files by paths below the folder that all of them are in: a folder's name comes along where browsers send a folder, and says nothing of its content.
+ */
+export function withoutCommonFolder<F extends Pick<AdapterFile, "path">>(files: readonly F[]): F[] {
+  const folders = files.map(({ path }) => path.split("/").slice(0, -1));
+  const [first = []] = folders;
+  const differs = first.findIndex((name, depth) => folders.some(folder => folder[depth] !== name));
+  const shared = first.slice(0, differs < 0 ? first.length : differs).join("/");
+  return files.map(file => ({ ...file, path: shared === "" ? file.path : file.path.slice(shared.length + 1) }));
+}
+
 /** The content hash of an adapter: of its one file, or of the canonical JSON of the sorted [path, SHA-256] of several. */
 export async function adapterHash(files: readonly Pick<AdapterFile, "path" | "sha256">[]): Promise<string> {
   const [only, second] = files;

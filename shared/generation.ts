@@ -103,7 +103,7 @@ const perPicture = {
   prompt_syntax: z
     .enum(promptSyntaxes)
     .default("plain")
-    .describe("plain: the text as it stands, as diffusers reads it; a1111: (word:1.2), [word], BREAK, [a|b], [a:b:0.5]"),
+    .describe("plain: the text as it stands, as diffusers reads it; a1111: (word:1.2), [word], BREAK, [a|b], [a:b:0.5], <lora:name:0.8>"),
   clip_skip: z
     .int()
     .min(0)

@@ -18,7 +18,8 @@ import { type AppContext, createRouter } from "../http.ts";
 import { type Answer, answerOnce } from "../idempotency.ts";
 import { log } from "../log.ts";
 import { idempotencyHeader, idParam, json, problems, secured, signedQuery } from "../openapi.ts";
-import { type AdapterFileRow, adapterKey, type StoredAdapter, signedAdapterFile, type TenantStore, tenantStore } from "../tenant.ts";
+import { type TenantStore, tenantStore } from "../tenant.ts";
+import { type AdapterFileRow, adapterKey, type StoredAdapter, signedAdapterFile } from "../tenant-files.ts";
 import { isValidUploadUrl } from "../upload-urls.ts";
 import { storeFile } from "../uploads.ts";
 
@@ -46,7 +47,7 @@ const create = createRoute({
   path: "/v1/adapters",
   summary: "Upload an adapter",
   description:
-    "With a JSON description, the answer has for each file a URL that takes it without a key; after the last one the adapter is `ready` or `refused`. With a form (`multipart/form-data`, field `file`, up to 48 MiB) it is ready at once. The same content under the same name is the same version; other content is a new one.",
+    "With a JSON description, the answer has for each file a URL that takes it without a key; after the last one the adapter is `ready` or `refused`. With a form (`multipart/form-data`, field `file`, up to 24 MiB) it is ready at once. The same content under the same name is the same version; other content is a new one.",
   security: secured,
   request: {
     headers: idempotencyHeader,
@@ -134,7 +135,7 @@ adapterRoutes.openapi(
 );
 
 async function adapterOf(context: AppContext, id: string): Promise<StoredAdapter> {
-  const found = (await storeOf(context).adapters([id])).find(({ adapter }) => adapter.id === id);
+  const found = await storeOf(context).adapter(id);
   if (!found) throw new AtelierError("not_found");
   return found;
 }
@@ -218,7 +219,7 @@ adapterFileRoutes.openapi(put, async context => {
   const { tenant_id: tenant, bytes } = file;
   await storeFile(context.env.BUCKET, { key: adapterKey(tenant, sha256), bytes, sha256 }, body, () => "application/octet-stream");
   const store = tenantStore(database(context.env), tenant);
-  const stored = (await store.adapters([id])).find(({ adapter }) => adapter.id === id);
+  const stored = await store.adapter(id);
   if (!stored) throw new AtelierError("not_found");
   const completed = await completeAdapter(context.env, store, stored);
   log("info", "adapter file uploaded", { request_id: context.get("requestId"), adapter: id, bytes, status: completed.adapter.status });

@@ -17,6 +17,7 @@ import { errorFields, log } from "../log.ts";
 import { modelOf } from "../models.ts";
 import { idempotencyHeader, idParam, json, jsonBody, problems, secured } from "../openapi.ts";
 import { preferredWait } from "../prefer.ts";
+import { moveTags } from "../prompt-tags.ts";
 import { type TenantStore, tenantStore } from "../tenant.ts";
 import { generationViews, jobViews } from "../views.ts";
 
@@ -62,14 +63,15 @@ function storeOf(context: AppContext): TenantStore {
   return tenantStore(database(context.env), context.get("principal").tenant);
 }
 
-async function accept(context: AppContext, request: GenerationRequest, ulid: string): Promise<StoredJob> {
+async function accept(context: AppContext, asked: GenerationRequest, ulid: string): Promise<StoredJob> {
+  const { request, tags } = moveTags(asked);
   const { env } = context;
   const requestId = context.get("requestId");
   const db = database(env);
   const store = storeOf(context);
   const model = await modelOf(db, request.model, "model");
   const refiner = request.refiner ? await modelOf(db, request.refiner.model, "refiner.model") : undefined;
-  const adapters = await resolveAdapters(store, request);
+  const adapters = await resolveAdapters(store, request, tags);
   const named = await resolveInputs(env, store, request);
   const planned = await planGeneration(named.request, { model, refiner, adapters, inputs: named.inputs });
   const { request: resolved, pictures } = planned;

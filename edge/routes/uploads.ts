@@ -7,9 +7,10 @@ import { database } from "../database.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { answerOnce } from "../idempotency.ts";
 import { newId } from "../ids.ts";
-import { inputExpiry, storeInput } from "../inputs.ts";
+import { inputExpiry, openUpload, storeInput } from "../inputs.ts";
 import { idempotencyHeader, idParam, json, problems, secured, signedQuery } from "../openapi.ts";
-import { finishUpload, inputKey, signedUpload, tenantStore, type UploadRow } from "../tenant.ts";
+import { tenantStore } from "../tenant.ts";
+import { finishUpload, inputKey, signedUpload, type UploadRow } from "../tenant-files.ts";
 import { isValidUploadUrl, uploadCapability } from "../upload-urls.ts";
 import { checkedSize, mediaTypeOf, storeFile } from "../uploads.ts";
 
@@ -64,7 +65,7 @@ uploadRoutes.openapi(create, async context => {
   const described = isJson(context) ? context.req.valid("json") : undefined;
   const answer = await answerOnce(context, uploadViewSchema, async () => {
     const row = described
-      ? await store.openUpload(openedAs(described))
+      ? await openUpload(context.env, store, openedAs(described))
       : await storeInput(context.env, store, await fileOf(context), "body");
     return { status: described && row.ready ? 200 : 201, headers: { location: pathOf(row.id) }, body: view(row) };
   });
@@ -137,7 +138,11 @@ async function sizeOf(context: AppContext, { media_type, bytes }: UploadRow, key
   const { BUCKET } = context.env;
   const head = await BUCKET.get(key, { range: { offset: 0, length: Math.min(bytes, HEAD_BYTES) } });
   try {
-    return checkedSize(head ? new Uint8Array(await head.arrayBuffer()) : new Uint8Array(), z.enum(inputMediaTypes).parse(media_type));
+    return checkedSize(
+      head ? new Uint8Array(await head.arrayBuffer()) : new Uint8Array(),
+      z.enum(inputMediaTypes).parse(media_type),
+      "body",
+    );
   } catch (error) {
     await BUCKET.delete(key);
     throw error;

@@ -1,6 +1,6 @@
 import { env } from "cloudflare:workers";
 import { beforeAll, describe, expect, it } from "vitest";
-import { inputKey } from "../../edge/tenant.ts";
+import { inputKey } from "../../edge/tenant-files.ts";
 import { sha256Hex } from "../../shared/canonical.ts";
 import type { GenerationView } from "../../shared/job.ts";
 import { type PictureRequest, pictureRequestSchema } from "../../shared/picture.ts";

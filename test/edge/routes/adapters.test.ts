@@ -1,6 +1,6 @@
 import { env } from "cloudflare:workers";
 import { beforeAll, describe, expect, it } from "vitest";
-import { adapterKey } from "../../../edge/tenant.ts";
+import { adapterKey } from "../../../edge/tenant-files.ts";
 import { adapterHash } from "../../../shared/adapter.ts";
 import { type AdapterView, adapterViewSchema } from "../../../shared/adapter-resource.ts";
 import { sha256Hex } from "../../../shared/canonical.ts";
@@ -57,16 +57,17 @@ describe("an adapter's upload", () => {
     const files = { "peft/adapter_model.safetensors": weights, "peft/adapter_config.json": config };
     const described = await describeAdapter("folder", files);
     const opened = adapterViewSchema.parse(await (await post(described)).json());
-    expect(opened.hash).toBe(await adapterHash(described.files));
-    expect(opened.files.map(({ path }) => path)).toEqual(Object.keys(files).sort());
+    // The folder's own name does not count.
+    expect(opened.hash).toBe(await adapterHash(described.files.map(file => ({ ...file, path: file.path.replace("peft/", "") }))));
+    expect(opened.files.map(({ path }) => path)).toEqual(["adapter_config.json", "adapter_model.safetensors"]);
     const uploadOf = (view: AdapterView, path: string) => view.files.find(file => file.path === path)!.upload;
-    const first = uploadOf(opened, "peft/adapter_model.safetensors")!;
+    const first = uploadOf(opened, "adapter_model.safetensors")!;
     expect(await (await call(first.url, { method: "PUT", body: weights })).json()).toMatchObject({ status: "uploading" });
     const again = await read(opened.id);
-    expect(uploadOf(again, "peft/adapter_model.safetensors")).toBeNull();
+    expect(uploadOf(again, "adapter_model.safetensors")).toBeNull();
     const incomplete = await call(`/v1/adapters/${opened.id}/complete`, { method: "POST", key });
     expect(await incomplete.json()).toMatchObject({ status: "uploading" });
-    const last = await call(uploadOf(again, "peft/adapter_config.json")!.url, { method: "PUT", body: config });
+    const last = await call(uploadOf(again, "adapter_config.json")!.url, { method: "PUT", body: config });
     expect(["ready", "refused"]).toContain((await last.json<AdapterView>()).status);
   });
 
@@ -179,6 +180,73 @@ describe("versions", () => {
   });
 });
 
+describe("a form", () => {
+  const formOf = (files: readonly File[], name = `form-${ranks++}`) => {
+    const form = new FormData();
+    form.set("name", name);
+    for (const file of files) form.append("file", file);
+    return form;
+  };
+  const send = (body: FormData, headers: Record<string, string> = {}) => call("/v1/adapters", { method: "POST", key, body, headers });
+
+  it("of a folder is the same adapter as its files, whatever the folder is called", async () => {
+    const [weights, config] = [another(), new Uint8Array(new TextEncoder().encode(`{"peft_type": "LORA", "r": ${ranks}}`))];
+    const hashes = new Set<string>();
+    for (const folder of ["", "my-lora/", "deep/my-lora/"]) {
+      const files = [new File([weights], `${folder}adapter_model.safetensors`), new File([config], `${folder}adapter_config.json`)];
+      const view = adapterViewSchema.parse(await (await send(formOf(files))).json());
+      expect(view.files.map(({ path }) => path)).toEqual(["adapter_config.json", "adapter_model.safetensors"]);
+      hashes.add(view.hash);
+    }
+    expect(hashes.size).toBe(1);
+  });
+
+  it("with two files of one path, or an empty one, is refused by its field", async () => {
+    const bytes = another();
+    for (const [files, expected] of [
+      [[new File([bytes], "a.safetensors"), new File([another()], "a.safetensors")], "paths that differ"],
+      [[new File([bytes], "a.safetensors"), new File([], "README.md")], "files that are not empty"],
+    ] as const) {
+      const answer = await send(formOf(files));
+      expect([answer.status, await answer.json()]).toMatchObject([400, { errors: [{ field: "file", expected }] }]);
+    }
+  });
+
+  it("that is sent again with its Idempotency-Key is the same, though its boundary is another", async () => {
+    const [bytes, name, headers] = [another(), `again-${ranks}`, { "idempotency-key": `form-${ranks}` }];
+    const first = await send(formOf([new File([bytes], "a.safetensors")], name), headers);
+    const again = await send(formOf([new File([bytes], "a.safetensors")], name), headers);
+    expect([first.status, again.status, again.headers.get("idempotent-replayed")]).toEqual([201, 201, "true"]);
+    expect((await send(formOf([new File([another()], "a.safetensors")], name), headers)).status).toBe(422);
+  });
+});
+
+it("is asked for again where its object is gone", async () => {
+  const bytes = another();
+  const adapter = await uploadAdapter(key, "lost", bytes);
+  await env.BUCKET.delete(adapterKey(tenant, await sha256Hex(bytes)));
+  const opened = adapterViewSchema.parse(await (await post(await describeAdapter("lost", { "lost.safetensors": bytes }))).json());
+  expect(opened).toMatchObject({ id: adapter.id, status: "uploading" });
+  const sent = await call(opened.files[0]!.upload!.url, { method: "PUT", body: bytes });
+  expect(await sent.json()).toMatchObject({ id: adapter.id, status: "ready" });
+});
+
+it("can be many in one request, more than a statement of D1 has parameters", async () => {
+  const names: string[] = [];
+  for (let i = 0; i < 4; i++) names.push((await uploadAdapter(key, `one-of-many-${i}`, another())).name);
+  const reference = (i: number) => ({ adapter: names[i] ?? `absent-${i}` });
+  const answer = await call("/v1/generations", {
+    method: "POST",
+    key,
+    json: {
+      prompt: "x",
+      per_image: Array.from({ length: 8 }, (_, i) => ({ adapters: Array.from({ length: 32 }, (_, j) => reference(i * 32 + j)) })),
+    },
+  });
+  const { errors } = await answer.json<{ errors: { got: string }[] }>();
+  expect([answer.status, errors.length]).toEqual([400, 8 * 32 - names.length]);
+});
+
 describe("visibility", () => {
   it("private: another tenant finds nothing of it, by no name", async () => {
     const adapter = await uploadAdapter(key, "mine", another());
@@ -218,6 +286,20 @@ describe("visibility", () => {
     expect((await call(`/v1/adapters/${adapter.id}`, { method: "DELETE", key })).status).toBe(404);
     expect((await call(`/v1/adapters/${adapter.id}`, { method: "DELETE", key: operator })).status).toBe(204);
     expect((await call(`/v1/adapters/${adapter.id}`, { key })).status).toBe(404);
+  });
+
+  it("a public name stays with the tenant that published it first", async () => {
+    const [first, second] = [(await newKey(["read", "write", "publish"])).key, (await newKey(["read", "write", "publish"])).key];
+    const original = await uploadAdapter(first, "contested", another(), { visibility: "public" });
+    for (let i = 0; i < 2; i++) await uploadAdapter(second, "contested", another(), { visibility: "public" });
+    const chosen = async () => {
+      const job = await generateMiss(key, use("contested", 300 + ranks++));
+      const view = await (await call(`/v1/generations/${job.generation}`, { key })).json<{ request: { adapters: { hash: string }[] } }>();
+      return view.request.adapters[0]!.hash;
+    };
+    expect(await chosen()).toBe(original.hash);
+    const newer = await uploadAdapter(first, "contested", another(), { visibility: "public" });
+    expect(await chosen()).toBe(newer.hash);
   });
 
   it("a tenant's own adapter goes before a public one of its name", async () => {

@@ -1,15 +1,16 @@
 import { env } from "cloudflare:workers";
 import { beforeAll, describe, expect, it } from "vitest";
-import { inputKey } from "../../../edge/tenant.ts";
+import { inputKey } from "../../../edge/tenant-files.ts";
 import { isValidUploadUrl } from "../../../edge/upload-urls.ts";
 import { sha256Hex } from "../../../shared/canonical.ts";
 import { INPUT_KEPT_DAYS, MAX_INPUT_BYTES, type UploadView, uploadViewSchema } from "../../../shared/upload.ts";
 import { pngFile, uploadPicture } from "../files.ts";
-import { call, newKey } from "../support.ts";
+import { call, newKey, registerModel } from "../support.ts";
 
 let key: string;
 let tenant: string;
 beforeAll(async () => {
+  await registerModel();
   ({ key, tenant_id: tenant } = await newKey());
 });
 
@@ -32,6 +33,28 @@ async function expectRefused(answer: Response, status: number, code: string, det
   expect([answer.status, await answer.json()]).toMatchObject([status, { code, ...(detail !== undefined && { detail }) }]);
 }
 const stored = async (bytes: Uint8Array<ArrayBuffer>) => env.BUCKET.head(inputKey(tenant, await sha256Hex(bytes)));
+
+describe("an upload whose story is untrue", () => {
+  it("is corrected by the next that is told of the same content", async () => {
+    const bytes = another();
+    const wrong = await opened(bytes, { bytes: bytes.length + 1, media_type: "image/webp" });
+    const right = await opened(bytes);
+    expect(right).toMatchObject({ id: wrong.id, bytes: bytes.length, media_type: "image/png" });
+    expect((await send(right, bytes)).status).toBe(200);
+    expect(await (await open(bytes, { bytes: 1 })).json()).toMatchObject({ status: "ready", bytes: bytes.length });
+  });
+
+  it("is asked for again where its object is gone, and a file that comes with the request is stored again", async () => {
+    const bytes = another();
+    const upload = await uploadPicture(key, bytes);
+    await env.BUCKET.delete(inputKey(tenant, upload.sha256));
+    expect(await opened(bytes)).toMatchObject({ id: upload.id, status: "waiting" });
+    await uploadPicture(key, bytes);
+    await env.BUCKET.delete(inputKey(tenant, upload.sha256));
+    expect(await uploadPicture(key, bytes)).toMatchObject({ id: upload.id, status: "ready" });
+    expect((await stored(bytes))?.size).toBe(bytes.length);
+  });
+});
 
 describe("POST /v1/uploads with a file", () => {
   it("is ready at once, with the size that its header states", async () => {
@@ -63,6 +86,9 @@ describe("POST /v1/uploads with a file", () => {
       "invalid_request",
       "Expected a picture of at most 67108864 pixels, got 10000 x 10000.",
     );
+    const inline = `data:image/png;base64,${btoa(String.fromCharCode(...pngFile(10_000, 10_000)))}`;
+    const generation = await call("/v1/generations", { method: "POST", key, json: { prompt: "x", image: inline } });
+    expect([generation.status, await generation.json()]).toMatchObject([400, { errors: [{ field: "image", got: "10000 x 10000" }] }]);
     await expectRefused(await post(another(), "image/gif"), 400, "invalid_request");
     await expectRefused(await post(new Uint8Array(MAX_INPUT_BYTES + 1), "image/png"), 413, "payload_too_large");
   });
