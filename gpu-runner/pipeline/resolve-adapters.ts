@@ -5,6 +5,7 @@ import type { AdapterUse, PictureRequest } from "../../shared/picture.ts";
 import type { TextualInversion } from "../adapters/adapter.ts";
 import type { OpenedAdapters } from "../adapters/registry.ts";
 import type { LoraUse, TensorF32 } from "../components.ts";
+import { GraphError } from "../graph/ir.ts";
 import { preprocess } from "../preprocess/index.ts";
 import { ModelError } from "../weights/model-error.ts";
 import { withSafetensors } from "../weights/safetensors.ts";
@@ -71,14 +72,21 @@ async function collect<K extends AdapterKind>(into: Collected, use: Use<K>, plac
   const { context, plan } = place;
   const kind = adapterKinds.find((known): known is K => known === use.kind)!;
   const path = context.inputs.adapter(use.adapter);
-  const opened = await context.adapters.open(kind, use.adapter, path, plan.pictureModel.model).catch((error: unknown) => {
-    // Which file on this machine it was is not the client's business.
-    if (error instanceof ModelError) throw new RangeError(`${place.field}: ${error.key}: expected ${error.expected}, got ${error.got}`);
-    throw error;
-  });
+  const opened = await atField(place.field, () => context.adapters.open(kind, use.adapter, path, plan.pictureModel.model));
   // The table's type ties each collector to its kind; a lookup by a union loses that tie.
   const collector = collectors[kind] as Collector<K>;
-  await collector(into, use, opened, place);
+  await atField(place.field, async () => collector(into, use, opened, place));
+}
+
+/** What a file or a net refuses, by the request's field: which file on this machine it was is not the client's business. */
+async function atField<T>(field: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof ModelError || error instanceof GraphError)) throw error;
+    const place = error instanceof ModelError ? error.key : error.node;
+    throw new RangeError(`${field}: ${place}: expected ${error.expected}, got ${error.got}`);
+  }
 }
 
 function collectLora(into: Collected, use: Use<"lora">, adapter: OpenedAdapters["lora"]): void {
@@ -98,7 +106,7 @@ async function collectImagePrompt(
 ): Promise<void> {
   const { images, embedding, mask, weight, start, end } = use;
   const { context, plan, field } = place;
-  const face = embedding === null ? undefined : readEmbedding(context.inputs.file(embedding), `${field}.embedding`);
+  const face = embedding === null ? undefined : await readEmbedding(context.inputs.file(embedding), `${field}.embedding`);
   if (images.length === 0 && !face) throw new RangeError(`${field}: expected a picture or an embedding, got neither`);
   const references = [];
   for (const [i, { image, weight: share }] of images.entries()) {
@@ -138,19 +146,21 @@ async function controlMap(
 ): Promise<TensorF32> {
   const { width, height } = plan;
   const whole = await readPicture(context.inputs.file(image), `${field}.image`, { width, height });
-  const picture = region ? await cropPicture(whole, region) : whole;
+  const picture = region ? cropPicture(whole, region) : whole;
   return toUnitTensor(preprocess(kind, picture));
 }
 
 /** The one tensor of a face's embedding, [F], [1, F] or [n, F] of which the first counts, as [1, F]. */
-function readEmbedding(path: string, field: string): TensorF32 {
-  return withSafetensors(path, file => {
-    const [name, ...rest] = file.entries.keys();
-    if (name === undefined || rest.length > 0)
-      throw new RangeError(`${field}: expected one tensor, got ${rest.length + Number(name !== undefined)}`);
-    const width = file.entry(name).shape.at(-1) ?? 0;
-    return { data: file.readFloat32(name).slice(0, width), shape: [1, width] };
-  });
+function readEmbedding(path: string, field: string): Promise<TensorF32> {
+  return atField(field, async () =>
+    withSafetensors(path, file => {
+      const [name, ...rest] = file.entries.keys();
+      if (name === undefined || rest.length > 0)
+        throw new RangeError(`${field}: expected one tensor, got ${rest.length + Number(name !== undefined)}`);
+      const width = file.entry(name).shape.at(-1) ?? 0;
+      return { data: file.readFloat32(name, 0, width), shape: [1, width] };
+    }),
+  );
 }
 
 /** Rows of all inversions by text encoder; a word that has none for an encoder stays text there. */

@@ -309,7 +309,8 @@ export function checkConfig<T extends z.ZodType>(file: string, json: unknown, sc
 
 /** Python writes numbers that JSON lacks (diffusers saves `"lambda_min_clipped": -Infinity`); they stand for "no limit", as null does. */
 function withoutNonFinite(text: string): string {
-  return text.replace(/("(?:[^"\\]|\\.)*")|-?\bInfinity\b|\bNaN\b/g, (_, quoted: string | undefined) => quoted ?? "null");
+  // A text without an end is matched as well, so that no place is begun at twice.
+  return text.replace(/("(?:[^"\\]|\\.)*"?)|-?\bInfinity\b|\bNaN\b/g, (_, quoted: string | undefined) => quoted ?? "null");
 }
 
 function requireDivides(file: string, key: string, divisor: number, channels: number): void {

@@ -215,6 +215,7 @@ class OpenIpAdapter implements IpAdapter {
 
   #requireEncoder(): ImageEncoder {
     if (this.encoder) return this.encoder;
+    if (this.variant === "faceid") throw new GraphError("reference", this.variant, "a face's embedding and no picture", "a picture");
     throw new GraphError("image_encoder", this.variant, "the folder of a CLIP vision model beside the adapter", "none");
   }
 
@@ -224,7 +225,10 @@ class OpenIpAdapter implements IpAdapter {
   }
 
   #requireFace(face: TensorF32 | undefined): TensorF32 | null {
-    if (!("faceWidth" in this.#config)) return null;
+    if (!("faceWidth" in this.#config)) {
+      if (face) throw new GraphError("embedding", this.variant, "pictures alone, since it reads no face's embedding", `[${face.shape}]`);
+      return null;
+    }
     const expected = [1, this.#config.faceWidth];
     if (!face || String(face.shape) !== String(expected))
       throw new GraphError("embedding", this.variant, `a face's embedding [${expected}]`, face ? `[${face.shape}]` : "none");

@@ -18,7 +18,11 @@ export interface Preprocessing {
   deviation: readonly number[];
 }
 
-const count = z.int().positive();
+/** Far beyond any encoder's, so that a config from a stranger cannot take the memory. */
+const maxSide = 4096;
+/** The longer side as a multiple of the shorter one: what is resized is the whole, of which the middle is taken. */
+const maxProportion = 64;
+const count = z.int().positive().max(maxSide);
 const side = z.union([count, z.object({ shortest_edge: count })]);
 const box = z.union([count, z.object({ height: count, width: count })]);
 /** Pillow's number of bicubic resampling, the only one that CLIP's processors name. */
@@ -70,6 +74,8 @@ export function toPixelValues(picture: Picture, { shortestEdge, crop, scale, mea
 
 function fitShortest({ width, height }: Picture, shortest: number): [width: number, height: number] {
   const [short, long] = width <= height ? [width, height] : [height, width];
+  if (long > maxProportion * short)
+    throw new RangeError(`picture: expected a longer side of at most ${maxProportion} shorter ones, got ${width} x ${height}`);
   const longer = Math.floor((shortest * long) / short);
   return width <= height ? [shortest, longer] : [longer, shortest];
 }

@@ -52,3 +52,13 @@ test("a picture of one colour keeps it at any size", () => {
   expect(new Set(data)).toEqual(new Set([77]));
   expect(data.length).toBe(12 * 3 * 3);
 });
+
+test("sizes beyond any encoder's, and a picture that would become one, are refused", () => {
+  const file = join(temporaryFolder(), "preprocessor_config.json");
+  writeFileSync(file, JSON.stringify({ size: { shortest_edge: 1_000_000 } }));
+  expect(() => clipPreprocessing(file, 224)).toThrow("size");
+  writeFileSync(file, JSON.stringify({ crop_size: { height: 100_000, width: 100_000 } }));
+  expect(() => clipPreprocessing(file, 224)).toThrow("crop_size");
+  const strip = { data: new Uint8Array(3 * 100_000), width: 100_000, height: 1 };
+  expect(() => toPixelValues(strip, clipPreprocessing("", 224))).toThrow(RangeError);
+});

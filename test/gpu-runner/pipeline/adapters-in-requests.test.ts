@@ -8,6 +8,7 @@ import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import type { PictureContext } from "../../../gpu-runner/pipeline/context.ts";
 import { preparePictureModel } from "../../../gpu-runner/pipeline/prepare-model.ts";
 import { runPicture, runPictures } from "../../../gpu-runner/pipeline/run-picture.ts";
+import { writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
 import type { AdapterUse, PictureRequest } from "../../../shared/picture.ts";
 import { request } from "./fixtures.ts";
 
@@ -15,6 +16,7 @@ const goldens = join(import.meta.dirname, "../../goldens/adapters");
 const span = { weight: 0.8, start: 0, end: 1 };
 const picture = "a".repeat(64);
 const half = "b".repeat(64);
+const face = "c".repeat(64);
 
 /** The path stands in the hash's place: nothing here looks at it. */
 const uses = {
@@ -52,6 +54,8 @@ beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), "atelier-adapters-"));
   const gradient = (pixel: (x: number) => number) => Uint8Array.from({ length: 64 * 48 * 3 }, (_, i) => pixel(Math.floor(i / 3) % 64));
   const files: Record<string, string> = { [picture]: join(scratch, "picture.png"), [half]: join(scratch, "half.png") };
+  files[face] = join(scratch, "face.safetensors");
+  writeSafetensors(files[face], [{ name: "face", dtype: "F32", shape: [8], data: () => [new Uint8Array(32)] }]);
   const raw = { raw: { width: 64, height: 48, channels: 3 as const } };
   await sharp(
     gradient(x => (x > 20 && x < 40 ? 220 : 3 * x)),
@@ -148,6 +152,8 @@ test.each([
     message: "adapters[0].control_mode: expected none, for a ControlNet of one control, got 2",
   },
   { use: { ...uses.imagePrompt, images: [] }, message: "adapters[0]: expected a picture or an embedding, got neither" },
+  { use: { ...uses.imagePrompt, embedding: picture }, message: /^adapters\[0\]\.embedding: header length: expected 2 to / },
+  { use: { ...uses.imagePrompt, images: [], embedding: face }, message: "adapters[0]: embedding: expected pictures alone" },
   { use: { ...uses.lora, adapter: "adapters/lora/sdxl-kohya.safetensors" }, message: /^adapters\[0\]: / },
 ])("refuses $message", async ({ use, message }) => {
   const refused = runPicture(context, asked([use]));

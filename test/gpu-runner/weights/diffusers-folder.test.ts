@@ -140,6 +140,15 @@ describe("folders", () => {
     expect((await describeModel(folder)).schedulerConfig).toMatchObject({ lambda_min_clipped: null, x: [null, 'a " NaN, Infinity'] });
   });
 
+  test("a config that ends within a text is refused at once", async () => {
+    const folder = copyModel();
+    const file = join(folder, "scheduler/scheduler_config.json");
+    writeFileSync(file, '\\"'.repeat(100_000));
+    const began = performance.now();
+    expect(await loadError(folder)).toMatchObject({ file, key: "file", expected: "readable JSON" });
+    expect(performance.now() - began).toBeLessThan(1000);
+  });
+
   test("weights are found under the half-precision name where the plain one is absent", async () => {
     const folder = copyModel();
     renameSync(join(folder, files.unet), join(folder, "unet/diffusion_pytorch_model.fp16.safetensors"));
