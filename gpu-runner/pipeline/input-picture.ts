@@ -68,12 +68,3 @@ function planes(data: Uint8Array, width: number, height: number, scale: (value: 
   for (let i = 0; i < plane; i++) for (let channel = 0; channel < 3; channel++) result[channel * plane + i] = scale(data[3 * i + channel]!);
   return { data: result, shape: [1, 3, height, width] };
 }
-
-/** To another size with Lanczos' kernel. */
-export async function resizePicture({ data, width, height }: RgbPicture, newWidth: number, newHeight: number): Promise<RgbPicture> {
-  const resized = await sharp(data, { raw: { width, height, channels: 3 } })
-    .resize(newWidth, newHeight, { fit: "fill", kernel: "lanczos3" })
-    .raw()
-    .toBuffer();
-  return { data: resized, width: newWidth, height: newHeight };
-}

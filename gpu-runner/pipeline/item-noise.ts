@@ -8,7 +8,7 @@ import type { PassItem } from "./pass.ts";
  * @param shape of the latents, [1, C, h, w]
  */
 export function itemNoise(
-  { seed, noise_source, variation }: PictureRequest,
+  { seed, noise_source, variation }: Pick<PictureRequest, "seed" | "noise_source" | "variation">,
   shape: readonly [number, number, number, number],
 ): PassItem["draw"] {
   const generator = noiseSource(noise_source, seed);

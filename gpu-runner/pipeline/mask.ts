@@ -1,5 +1,5 @@
 /** Operations on masks [H, W] in 0..1, and on the pictures under them. */
-import sharp from "sharp";
+import { gaussianBlur } from "./gaussian-blur.ts";
 import type { RgbPicture } from "./input-picture.ts";
 
 export interface Region {
@@ -9,91 +9,88 @@ export interface Region {
   height: number;
 }
 
-/** Gaussian, with the radius as its deviation. Where an edge was, the blurred mask is 0.5. */
-export async function blurMask(mask: Float32Array, width: number, height: number, radius: number): Promise<Float32Array> {
-  // Less than sharp's least deviation changes nothing.
-  if (radius < 0.3) return mask;
-  const bytes = Uint8ClampedArray.from(mask, value => value * 255);
-  const blurred = await sharp(bytes, { raw: { width, height, channels: 1 } })
-    .blur(radius)
-    .toColourspace("b-w")
-    .raw()
-    .toBuffer();
-  return Float32Array.from(blurred, value => value / 255);
+/** Gaussian, with the radius as its deviation, in steps of 1/255. Where an edge was, the blurred mask is 0.5. */
+export function blurMask(mask: Float32Array, width: number, height: number, radius: number): Float32Array {
+  if (radius === 0) return mask;
+  const bytes = new Uint8Array(Uint8ClampedArray.from(mask, value => value * 255).buffer);
+  return Float32Array.from(gaussianBlur(bytes, width, height, radius), value => value / 255);
 }
 
-/** The greatest deviation first; each leaves less of the gaps that a smaller one cannot reach. */
-const fillBlurs = [256, 64, 16, 4];
+/** Deviations of A1111's "fill", and how often each is laid over: from far colours to near ones, at last the picture itself. */
+const fillLayers = [
+  { deviation: 256, repeats: 1 },
+  { deviation: 64, repeats: 1 },
+  { deviation: 16, repeats: 2 },
+  { deviation: 4, repeats: 4 },
+  { deviation: 2, repeats: 2 },
+  { deviation: 0, repeats: 1 },
+];
 
 /** The masked area filled with the colours around it, ever more blurred towards its middle. */
-export async function fillFromAround({ data, width, height }: RgbPicture, mask: Float32Array): Promise<RgbPicture> {
-  const known = new Uint8ClampedArray(4 * width * height);
-  for (let i = 0; i < width * height; i++) {
-    const alpha = mask[i]! >= 0.5 ? 0 : 255;
-    for (let channel = 0; channel < 3; channel++) known[4 * i + channel] = alpha === 0 ? 0 : data[3 * i + channel]!;
-    known[4 * i + 3] = alpha;
-  }
-  const result = Uint8ClampedArray.from(data);
-  for (const deviation of fillBlurs) {
-    const blurred = await blurPremultiplied(known, width, height, deviation);
-    for (let i = 0; i < width * height; i++) {
-      const alpha = blurred[4 * i + 3]!;
-      if (mask[i]! < 0.5 || alpha === 0) continue;
-      // Where little is known within this deviation, the wider one's colour stays.
-      const share = deviation === fillBlurs[0] ? 1 : alpha / 255;
-      for (let channel = 0; channel < 3; channel++) {
-        const colour = (blurred[4 * i + channel]! * 255) / alpha;
-        result[3 * i + channel] = result[3 * i + channel]! * (1 - share) + colour * share;
-      }
+export function fillFromAround({ data, width, height }: RgbPicture, mask: Float32Array): RgbPicture {
+  const plane = width * height;
+  /** Colours as far as they are known, and how far that is. */
+  const known = [0, 1, 2].map(
+    channel => new Uint8Array(Uint8ClampedArray.from({ length: plane }, (_, i) => data[3 * i + channel]! * (1 - mask[i]!)).buffer),
+  );
+  const alpha = new Uint8Array(Uint8ClampedArray.from(mask, value => 255 * (1 - value)).buffer);
+  const result = new Float32Array(3 * plane);
+  const resultAlpha = new Float32Array(plane);
+  for (const { deviation, repeats } of fillLayers) {
+    const shares = gaussianBlur(alpha, width, height, deviation);
+    const colours = known.map(values => gaussianBlur(values, width, height, deviation));
+    for (let i = 0; i < plane; i++) {
+      if (shares[i] === 0) continue;
+      const colour = colours.map(values => Math.min((values[i]! * 255) / shares[i]!, 255));
+      for (let k = 0; k < repeats; k++) layOver(result, resultAlpha, i, colour, shares[i]! / 255);
     }
   }
-  return { data: new Uint8Array(result.buffer), width, height };
+  return { data: new Uint8Array(Uint8ClampedArray.from(result).buffer), width, height };
 }
 
-/** Each channel by itself, since sharp would divide by alpha. */
-async function blurPremultiplied(rgba: Uint8ClampedArray, width: number, height: number, deviation: number): Promise<Uint8ClampedArray> {
-  const plane = width * height;
-  const result = new Uint8ClampedArray(4 * plane);
-  for (let channel = 0; channel < 4; channel++) {
-    const values = Uint8ClampedArray.from({ length: plane }, (_, i) => rgba[4 * i + channel]!);
-    const blurred = await sharp(values, { raw: { width, height, channels: 1 } })
-      .blur(deviation)
-      .toColourspace("b-w")
-      .raw()
-      .toBuffer();
-    for (let i = 0; i < plane; i++) result[4 * i + channel] = blurred[i]!;
-  }
-  return result;
+/** "Over" of Porter and Duff, of colours that are not multiplied by their alpha. */
+function layOver(result: Float32Array, resultAlpha: Float32Array, i: number, colour: readonly number[], alpha: number): void {
+  const sum = alpha + resultAlpha[i]! * (1 - alpha);
+  const share = alpha / sum;
+  for (let channel = 0; channel < 3; channel++) result[3 * i + channel] = result[3 * i + channel]! * (1 - share) + colour[channel]! * share;
+  resultAlpha[i] = sum;
 }
 
 /**
- * The smallest region around what is masked, with padding, widened to the picture's own proportions where that fits into it.
- * Null where nothing is masked.
+ * The smallest region around what is masked at all, with padding, widened to the picture's own proportions where that fits into it; to the
+ * pixel diffusers' `get_crop_region`, which is A1111's. Null where nothing is masked.
  */
 export function cropAround(mask: Float32Array, width: number, height: number, padding: number): Region | null {
   const rows = new Set<number>();
   const columns = new Set<number>();
   for (let i = 0; i < mask.length; i++) {
-    if (mask[i]! < 0.5) continue;
+    if (mask[i] === 0) continue;
     rows.add(Math.floor(i / width));
     columns.add(i % width);
   }
   if (rows.size === 0) return null;
-  const range = (values: ReadonlySet<number>, size: number) => {
+  const range = (values: ReadonlySet<number>, size: number): Range => {
     const sorted = [...values].sort((a, b) => a - b);
     return { from: Math.max(sorted[0]! - padding, 0), to: Math.min(sorted.at(-1)! + 1 + padding, size) };
   };
-  const [y, x] = [range(rows, height), range(columns, width)];
-  const scale = Math.max((y.to - y.from) / height, (x.to - x.from) / width);
-  const [left, newWidth] = widen(x.from, x.to, Math.round(scale * width), width);
-  const [top, newHeight] = widen(y.from, y.to, Math.round(scale * height), height);
-  return { left, top, width: newWidth, height: newHeight };
+  let [y, x] = [range(rows, height), range(columns, width)];
+  const ratio = width / height;
+  if ((x.to - x.from) / (y.to - y.from) > ratio) y = widened(y, (x.to - x.from) / ratio, height);
+  else x = widened(x, (y.to - y.from) * ratio, width);
+  return { left: x.from, top: y.from, width: x.to - x.from, height: y.to - y.from };
+}
+
+interface Range {
+  from: number;
+  to: number;
 }
 
 /** About the same middle, but within 0..limit. */
-function widen(from: number, to: number, size: number, limit: number): [from: number, size: number] {
-  const middle = (from + to) / 2;
-  return [Math.min(Math.max(Math.round(middle - size / 2), 0), limit - size), size];
+function widened({ from, to }: Range, size: number, limit: number): Range {
+  const added = Math.trunc(size - (to - from));
+  const newSize = Math.min(to - from + added, limit);
+  const start = Math.min(from - Math.floor(added / 2), limit - newSize);
+  return { from: Math.max(start, 0), to: Math.max(start, 0) + newSize };
 }
 
 /** Pictures row by row with any number of channels. */

@@ -6,13 +6,14 @@ import { checkRefiner, checkRequest } from "./check-request.ts";
 import type { Picture, PictureContext, PictureModel, PictureRun } from "./context.ts";
 import { isGuided } from "./denoiser.ts";
 import { encodePicture } from "./encode-picture.ts";
-import { type RgbPicture, resizePicture, toTensor } from "./input-picture.ts";
+import { type RgbPicture, toTensor } from "./input-picture.ts";
 import { noAdapters } from "./item-adapters.ts";
 import { itemNoise } from "./item-noise.ts";
 import { decode, resizeLatents } from "./latents.ts";
 import { timeIdsOf } from "./micro-conditioning.ts";
 import { type PassItem, type PassPlan, type PassSettings, planPass, runPass, type Start } from "./pass.ts";
 import { toBytes, toUnitPictures } from "./pixels.ts";
+import { resample } from "./resample.ts";
 import { resolveAdapters } from "./resolve-adapters.ts";
 import { batchProgress } from "./run-progress.ts";
 import { prepareSource, type SourcePicture } from "./source.ts";
@@ -170,7 +171,7 @@ async function continued(before: Pass, { role, plan }: Pass, latents: readonly F
   const starts: Start[] = [];
   for (const data of latents) {
     const picture = await decoded(before.plan, plan.pictureModel, data);
-    starts.push({ kind: "image", pixels: toTensor(await resizePicture(picture, plan.width, plan.height)) });
+    starts.push({ kind: "image", pixels: toTensor(resample(picture, 3, plan.width, plan.height)) });
   }
   return starts;
 }

@@ -3,7 +3,8 @@ import sharp from "sharp";
 import type { PictureRequest } from "../../shared/picture.ts";
 import type { TensorF32 } from "../components.ts";
 import type { PictureContext } from "./context.ts";
-import { type RgbPicture, readMask, readPicture, resizePicture, toTensor } from "./input-picture.ts";
+import { cover, fitInto } from "./fit-picture.ts";
+import { type RgbPicture, readMask, readPicture, toTensor } from "./input-picture.ts";
 import { blurMask, composite, cropAround, cut, fillFromAround, type Region } from "./mask.ts";
 
 export interface SourcePicture {
@@ -20,8 +21,11 @@ export interface SourcePicture {
 /** Over how many pixels an outpainted border passes into the picture, where the request gives no blur. */
 const feather = 8;
 
+/** What of a request is about its source. */
+export type SourceSettings = Pick<PictureRequest, "source" | "mask" | "outpaint" | "width" | "height">;
+
 /** @throws RangeError that names the input or the setting */
-export async function prepareSource(request: PictureRequest, inputs: PictureContext["inputs"]): Promise<SourcePicture | null> {
+export async function prepareSource(request: SourceSettings, inputs: PictureContext["inputs"]): Promise<SourcePicture | null> {
   const { source, mask, outpaint, width, height } = request;
   if (source === null) {
     if (mask !== null || outpaint !== null) throw new RangeError(`${mask ? "mask" : "outpaint"}: expected a source beside it, got none`);
@@ -32,16 +36,17 @@ export async function prepareSource(request: PictureRequest, inputs: PictureCont
     : await readPicture(inputs.file(source.image), "source.image", { width, height });
   const sharpMask = await maskOf(request, inputs);
   if (sharpMask === null) return { pixels: toTensor(picture), mask: null, region: null, finish: async result => result };
-  const soft = await blurMask(sharpMask, width, height, mask?.blur ?? feather);
-  const region = mask?.padding_crop == null ? null : cropAround(sharpMask, width, height, mask.padding_crop);
-  const filled = mask?.fill === "blur" ? await fillFromAround(picture, soft) : picture;
+  const soft = blurMask(sharpMask, width, height, mask?.blur ?? feather);
+  // Around all that the blurred mask touches, as in A1111: otherwise the border of the crop would show.
+  const region = mask?.padding_crop == null ? null : cropAround(soft, width, height, mask.padding_crop);
   const finish = async (result: Uint8ClampedArray<ArrayBuffer>) => {
-    const over = region ? await pasted(picture, { data: new Uint8Array(result.buffer), width, height }, region) : result;
+    const over = region ? pasted(picture, { data: new Uint8Array(result.buffer), width, height }, region) : result;
     return composite(picture.data, new Uint8Array(over.buffer), soft);
   };
-  if (region === null) return { pixels: toTensor(filled), mask: soft, region, finish };
-  const cropped = await cropPicture(filled, region);
-  return { pixels: toTensor(cropped), mask: await enlargedMask(cut(soft, width, 1, region), region, width, height), region, finish };
+  const part = region ? cropPicture(picture, region) : picture;
+  const partMask = region ? enlargedMask(cut(soft, width, 1, region), region, width, height) : soft;
+  const isFilled = mask !== null && mask.fill !== "original";
+  return { pixels: toTensor(isFilled ? fillFromAround(part, partMask) : part), mask: partMask, region, finish };
 }
 
 type Outpaint = NonNullable<PictureRequest["outpaint"]>;
@@ -63,7 +68,7 @@ async function readPadded(path: string, { left, right, top, bottom }: Outpaint, 
 }
 
 /** Where to repaint: what the mask says, and an outpainting's border with a little of the source beside it. */
-async function maskOf({ mask, outpaint, width, height }: PictureRequest, inputs: PictureContext["inputs"]): Promise<Float32Array | null> {
+async function maskOf({ mask, outpaint, width, height }: SourceSettings, inputs: PictureContext["inputs"]): Promise<Float32Array | null> {
   const drawn = mask ? await readMask(inputs.file(mask.image), "mask.image", { width, height }) : null;
   if (outpaint === null) return drawn?.map(value => (value >= 0.5 ? 1 : 0)) ?? null;
   const { left, right, top, bottom } = outpaint;
@@ -78,24 +83,20 @@ async function maskOf({ mask, outpaint, width, height }: PictureRequest, inputs:
 }
 
 /** The region at the picture's own size. */
-export function cropPicture({ data, width, height }: RgbPicture, region: Region): Promise<RgbPicture> {
-  const part = { data: Uint8Array.from(cut(Float32Array.from(data), width, 3, region)), width: region.width, height: region.height };
-  return resizePicture(part, width, height);
+export function cropPicture({ data, width, height }: RgbPicture, region: Region): RgbPicture {
+  const part = Uint8Array.from(cut(Float32Array.from(data), width, 3, region));
+  return fitInto({ data: part, width: region.width, height: region.height }, 3, width, height);
 }
 
-async function enlargedMask(mask: Float32Array, region: Region, width: number, height: number): Promise<Float32Array> {
-  const bytes = Uint8ClampedArray.from(mask, value => value * 255);
-  const resized = await sharp(bytes, { raw: { width: region.width, height: region.height, channels: 1 } })
-    .resize(width, height, { fit: "fill", kernel: "linear" })
-    .toColourspace("b-w")
-    .raw()
-    .toBuffer();
-  return Float32Array.from(resized, value => value / 255);
+function enlargedMask(mask: Float32Array, region: Region, width: number, height: number): Float32Array {
+  const bytes = new Uint8Array(Uint8ClampedArray.from(mask, value => value * 255).buffer);
+  const { data } = fitInto({ data: bytes, width: region.width, height: region.height }, 1, width, height);
+  return Float32Array.from(data, value => value / 255);
 }
 
 /** The whole picture with the result, made smaller again, in its region. */
-async function pasted(picture: RgbPicture, result: RgbPicture, region: Region): Promise<Uint8ClampedArray<ArrayBuffer>> {
-  const { data } = await resizePicture(result, region.width, region.height);
+function pasted(picture: RgbPicture, result: RgbPicture, region: Region): Uint8ClampedArray<ArrayBuffer> {
+  const { data } = cover(result, 3, region.width, region.height);
   const whole = Uint8ClampedArray.from(picture.data);
   for (let y = 0; y < region.height; y++) {
     const row = data.subarray(y * region.width * 3, (y + 1) * region.width * 3);

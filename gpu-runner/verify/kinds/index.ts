@@ -10,6 +10,7 @@ import { pipelineKind } from "./pipeline.ts";
 import { previewDecodeKind } from "./preview-decode.ts";
 import { promptKind } from "./prompt.ts";
 import { schedulerKind } from "./scheduler.ts";
+import { sourcePictureKind } from "./source-picture.ts";
 import { t2iAdapterKind } from "./t2i-adapter.ts";
 import { textEncoderKind } from "./text-encoder.ts";
 import { textualInversionKind } from "./textual-inversion.ts";
@@ -38,5 +39,6 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     t2iAdapterKind,
     combinedKind,
     promptKind,
+    sourcePictureKind,
   ].map(kind => [kind.kind, kind]),
 );
