@@ -9,7 +9,7 @@ import { icon, make, toast } from "./dom.js";
 /** @typedef {{ generation: Generation, picture: Picture }} Subject */
 /**
  * What the page does for the actions.
- * @typedef {{ submit: (request: GenerationRequest) => void, reuse: (request: GenerationRequest) => void, remove: (generation: Generation) => void }} Page
+ * @typedef {{ submit: (request: GenerationRequest) => void, reuse: (request: GenerationRequest) => void, startFrom: (picture: string) => void, remove: (generation: Generation) => void }} Page
  */
 /** @typedef {{ label: string, icon: string, applies: (subject: Subject) => boolean, run: (subject: Subject, page: Page) => void }} Action */
 
@@ -23,7 +23,20 @@ const actions = [
     label: "Reuse settings",
     icon: "reuse",
     applies: always,
-    run: ({ generation, picture }, page) => page.reuse({ ...generation.request, seed: picture.seed, num_images: 1 }),
+    run: ({ generation, picture }, page) =>
+      page.reuse({
+        ...generation.request,
+        ...generation.request.per_image[picture.index],
+        seed: picture.seed,
+        num_images: 1,
+        per_image: [],
+      }),
+  },
+  {
+    label: "Use as input",
+    icon: "input",
+    applies: ({ picture }) => picture.id !== null && picture.url !== null,
+    run: ({ picture }, page) => page.startFrom(picture.id ?? ""),
   },
   { label: "Copy as curl", icon: "curl", applies: always, run: ({ generation, picture }) => copyCurl(requestFor(generation, picture)) },
   { label: "Download", icon: "download", applies: ({ picture }) => picture.url !== null, run: ({ picture }) => download(picture) },

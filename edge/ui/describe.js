@@ -29,29 +29,48 @@ export function fileName({ seed, media_type }) {
   return `atelier-${seed}.${media_type.split("/")[1]}`;
 }
 
+/** What a request need not say, since the API takes it so where it is absent. @type {Record<string, string>} */
+const absent = {
+  negative_prompt: '""',
+  prompt_syntax: '"plain"',
+  guidance_rescale: "0",
+  guidance_interval: "[0,1]",
+  noise_source: '"philox"',
+  sampler_options: "{}",
+  mask_blur: "0",
+  mask_fill: '"original"',
+  adapters: "[]",
+  tiled_vae: "false",
+};
+/** What belongs to the whole generation, or to how it was asked for, rather than to one picture. */
+const notOfPicture = ["num_images", "per_image", "output", "cache", "deadline"];
+
 /**
  * The request that gives exactly this picture again.
  * @param {Generation} generation
- * @param {Picture} picture
+ * @param {Pick<Picture, "seed" | "index">} picture
  * @returns {GenerationRequest}
  */
-export function requestFor({ request }, { seed }) {
-  const { prompt, negative_prompt, model, width, height, steps, guidance_scale, guidance_rescale, sampler, sampler_options, format } =
-    request;
-  return {
-    model,
-    prompt,
-    ...(negative_prompt !== "" && { negative_prompt }),
-    width,
-    height,
-    steps,
-    guidance_scale,
-    ...(guidance_rescale !== 0 && { guidance_rescale }),
-    sampler,
-    ...(Object.keys(sampler_options).length > 0 && { sampler_options }),
-    seed,
-    format,
-  };
+export function requestFor({ request }, { seed, index }) {
+  const { model, ...own } = { ...request, ...request.per_image[index], seed };
+  const kept = Object.entries({ model, ...own }).filter(
+    ([name, value]) => value !== null && value !== undefined && !notOfPicture.includes(name) && JSON.stringify(value) !== absent[name],
+  );
+  return /** @type {GenerationRequest} */ ({
+    ...Object.fromEntries(kept),
+    ...(own.adapters.length > 0 && { adapters: own.adapters.map(plainSetting) }),
+  });
+}
+
+/**
+ * An adapter's settings without what its id says already.
+ * @param {import("../../shared/generation.ts").AdapterSetting} setting
+ */
+function plainSetting({ version: _version, hash: _hash, kind: _kind, ...setting }) {
+  const kept = Object.entries(setting).filter(
+    ([name, value]) => value !== null && value !== false && !(name === "preprocess" && value === "none"),
+  );
+  return /** @type {import("../../shared/generation.ts").AdapterSetting} */ (Object.fromEntries(kept));
 }
 
 /**
@@ -61,7 +80,7 @@ export function requestFor({ request }, { seed }) {
  * @returns {[name: string, value: string][]}
  */
 export function recipe(generation, picture) {
-  const { request } = generation;
+  const request = { ...generation.request, ...generation.request.per_image[picture.index] };
   /** @type {[string, string | false][]} */
   const rows = [
     ["Negative prompt", request.negative_prompt || false],
@@ -72,6 +91,9 @@ export function recipe(generation, picture) {
     ["Guidance rescale", request.guidance_rescale > 0 && String(request.guidance_rescale)],
     ["Sampler", samplers[request.sampler].title],
     ...Object.entries(request.sampler_options).map(([option, value]) => /** @type {[string, string]} */ ([option, String(value)])),
+    ...sourceRows(request),
+    ...request.adapters.map(setting => /** @type {[string, string]} */ (["Adapter", adapterLine(setting)])),
+    ...specialRows(request),
     ["Model", request.model],
     ["Model hash", generation.model_hash],
     ["File", picture.bytes !== null && `${picture.media_type}, ${fileSize(picture.bytes)}`],
@@ -81,4 +103,70 @@ export function recipe(generation, picture) {
     ["Generation", generation.id],
   ];
   return rows.flatMap(([name, value]) => (value === false ? [] : [/** @type {[string, string]} */ ([name, value])]));
+}
+
+/** @typedef {Generation["request"]} Resolved */
+/** @typedef {[name: string, value: string | false][]} Rows */
+
+/**
+ * @param {Resolved} request
+ * @returns {Rows}
+ */
+function sourceRows({ image, strength, mask, mask_blur, padding_mask_crop, mask_fill, outpaint, image_guidance_scale }) {
+  if (!image) return [];
+  return [
+    ["Started from", image],
+    ["Strength", strength !== undefined && String(strength)],
+    ["Image guidance", image_guidance_scale != null && String(image_guidance_scale)],
+    ["Mask", mask ?? false],
+    ["Mask blur", mask_blur > 0 && `${mask_blur} px`],
+    ["Mask crop", padding_mask_crop !== null && `with ${padding_mask_crop} px around`],
+    ["Masked starts as", mask_fill !== "original" && mask_fill],
+    [
+      "Outpainted",
+      outpaint !== null &&
+        Object.entries(outpaint)
+          .map(([side, pixels]) => `${side} ${pixels}`)
+          .join(", "),
+    ],
+  ];
+}
+
+/**
+ * @param {Resolved} request
+ * @returns {Rows}
+ */
+function specialRows(request) {
+  const { prompt_2, negative_prompt_2, prompt_syntax, clip_skip, noise_source, guidance_interval, variation, upscale, refiner } = request;
+  const [from, until] = guidance_interval;
+  return [
+    ["Second prompt", prompt_2 ?? false],
+    ["Second negative", negative_prompt_2 ?? false],
+    ["Prompt syntax", prompt_syntax !== "plain" && prompt_syntax],
+    ["Clip skip", clip_skip > 0 && String(clip_skip)],
+    ["Noise", noise_source !== "philox" && noise_source],
+    ["Guidance from, until", (from > 0 || until < 1) && `${from}, ${until}`],
+    ["Variation", variation !== null && `seed ${variation.seed}, strength ${variation.strength}`],
+    ["Second pass", upscale !== null && `${upscale.mode}, × ${upscale.scale}, strength ${upscale.strength}, ${upscale.steps} steps`],
+    ["Refiner", refiner !== null && `${refiner.model} from ${refiner.switch_at}`],
+    ["Micro-conditioning", request.micro_conditioning !== null && words(request.micro_conditioning)],
+    ["Decoded in tiles", request.tiled_vae && "yes"],
+  ];
+}
+
+/** @param {import("../../shared/generation.ts").AdapterSetting} setting */
+function adapterLine({ adapter, name, version, hash: _hash, kind, ...setting }) {
+  return `${name ?? adapter}, ${kind ?? "adapter"}, version ${version ?? "?"}: ${words(plainSetting({ adapter, ...setting }), ["adapter"])}`;
+}
+
+/**
+ * An object's values in words.
+ * @param {object} values
+ * @param {string[]} [without]
+ */
+function words(values, without = []) {
+  return Object.entries(values)
+    .filter(([name, value]) => value !== undefined && !without.includes(name))
+    .map(([name, value]) => `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .join(", ");
 }

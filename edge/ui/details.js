@@ -6,12 +6,13 @@ import { byId, make } from "./dom.js";
 /** @typedef {import("./api.js").Picture} Picture */
 
 const dialog = byId("details", HTMLDialogElement);
-const confirmation = byId("confirm", HTMLDialogElement);
+const confirm = byId("confirm", HTMLDialogElement);
 
 /** Lets the dialogs be closed by their buttons and by a click beside them. */
 export function setUpDialogs() {
-  dialog.querySelector("[data-close]")?.addEventListener("click", () => dialog.close());
-  for (const box of [dialog, confirmation]) {
+  for (const box of document.querySelectorAll("dialog")) {
+    box.querySelector("[data-close]")?.addEventListener("click", () => box.close());
+    if (box.id === "painter") continue; // a stroke that ends beside the picture is no wish to leave
     box.addEventListener("click", event => {
       if (event.target === box) box.close();
     });
@@ -48,11 +49,22 @@ export function closeDetails() {
  */
 export function confirmDelete({ pictures, request }) {
   const many = pictures.length > 1;
-  byId("confirm-title", HTMLElement).textContent = many ? `Delete these ${pictures.length} pictures?` : "Delete this picture?";
-  byId("confirm-text", HTMLElement).textContent = `${many ? "They were made together: " : ""}${request.prompt}`;
-  confirmation.returnValue = "keep";
-  confirmation.showModal();
+  const title = many ? `Delete these ${pictures.length} pictures?` : "Delete this picture?";
+  return confirmation(title, `${many ? "They were made together: " : ""}${request.prompt}`);
+}
+
+/**
+ * Asks before something is deleted.
+ * @param {string} title
+ * @param {string} text
+ * @returns {Promise<boolean>}
+ */
+export function confirmation(title, text) {
+  byId("confirm-title", HTMLElement).textContent = title;
+  byId("confirm-text", HTMLElement).textContent = text;
+  confirm.returnValue = "keep";
+  confirm.showModal();
   return new Promise(resolve => {
-    confirmation.addEventListener("close", () => resolve(confirmation.returnValue === "delete"), { once: true });
+    confirm.addEventListener("close", () => resolve(confirm.returnValue === "delete"), { once: true });
   });
 }

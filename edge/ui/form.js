@@ -1,7 +1,12 @@
+import { readAdapters, showAdapters } from "./adapters.js";
+import { readAdvanced, showAdvanced } from "./advanced.js";
 import { byId, make } from "./dom.js";
 import { clearFieldErrors, sentence, showFieldErrors } from "./fields.js";
+import { modelLine } from "./models.js";
+import { putAt, valueAt } from "./paths.js";
 import { readSamplerOptions, showSamplerOptions } from "./sampler-fields.js";
 import { samplers } from "./samplers.js";
+import { readSource, setSourceModel } from "./source.js";
 
 /** @typedef {import("./api.js").GenerationRequest} GenerationRequest */
 /** @typedef {import("./api.js").Model} Model */
@@ -10,6 +15,9 @@ import { samplers } from "./samplers.js";
 
 const form = byId("generate-form", HTMLFormElement);
 const numbers = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "seed", "num_images"];
+/** Fields that stand beside the picture to start from. They are hidden, and say nothing, where there is none. */
+const sourceNumbers = ["image_guidance_scale", "mask_blur", "padding_mask_crop"];
+const borders = ["outpaint.left", "outpaint.right", "outpaint.top", "outpaint.bottom"];
 
 /** @type {Model[]} */
 let models = [];
@@ -44,6 +52,12 @@ export function chosenModel() {
   return models.find(({ name }) => name === byId("model", HTMLSelectElement).value);
 }
 
+/** @param {string} name */
+export function chooseModel(name) {
+  byId("model", HTMLSelectElement).value = name;
+  applyModel();
+}
+
 function applyModel() {
   const model = chosenModel();
   if (!model) return;
@@ -54,21 +68,35 @@ function applyModel() {
     input.step = String(model.size_multiple);
   }
   const hint = byId("model-hint", HTMLElement);
-  hint.textContent = model.description ?? "";
-  hint.hidden = !model.description;
+  hint.textContent = modelLine(model);
+  hint.title = model.description ?? "";
+  hint.hidden = false;
+  showAdvanced(model, models);
   setFields(model.defaults);
+  setSourceModel(model);
+  showAdapters();
 }
 
 /**
  * @param {Partial<GenerationRequest>} values by field; others stay as they are
  */
 function setFields(values) {
-  for (const [name, value] of Object.entries(values)) {
-    const control = form.elements.namedItem(name);
-    if (control instanceof HTMLInputElement || control instanceof HTMLTextAreaElement || control instanceof HTMLSelectElement)
-      control.value = String(value ?? "");
+  for (const control of form.elements) {
+    const name = control.getAttribute("name") ?? "";
+    if (!(name.split(".")[0] in values) || !isEntry(control)) continue;
+    const value = valueAt(values, name);
+    control.value = value === false ? "" : String(value ?? "");
   }
   if (values.sampler) showSamplerOptions(/** @type {import("./samplers.js").SamplerName} */ (values.sampler), values.sampler_options);
+}
+
+/**
+ * @param {Element} control
+ * @returns {control is HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement}
+ */
+function isEntry(control) {
+  if (control instanceof HTMLInputElement) return ["text", "number", "password"].includes(control.type);
+  return control instanceof HTMLTextAreaElement || control instanceof HTMLSelectElement;
 }
 
 /**
@@ -78,8 +106,19 @@ function setFields(values) {
 export function fillForm(request) {
   clearErrors();
   const known = models.some(({ name }) => name === request.model);
-  setFields(known ? request : { ...request, model: chosenModel()?.name });
+  if (known && request.model) chooseModel(request.model);
+  const { adapters: _adapters, ...rest } = request;
+  setFields(known ? rest : { ...rest, model: chosenModel()?.name });
+  for (const id of ["more", "advanced"]) openWhereFilled(byId(id, HTMLDetailsElement));
   byId("prompt", HTMLTextAreaElement).focus();
+}
+
+/**
+ * Opens a part of the form in which something unusual stands.
+ * @param {HTMLDetailsElement} part
+ */
+function openWhereFilled(part) {
+  if (part.id === "advanced" && Object.keys(readAdvanced(new FormData(form))).some(name => name !== "clip_skip")) part.open = true;
 }
 
 /**
@@ -102,11 +141,31 @@ export function readForm() {
     ...(text("negative_prompt") !== "" && { negative_prompt: text("negative_prompt") }),
     ...(text("model") !== "" && { model: text("model") }),
     ...Object.fromEntries(entered),
+    ...readSource(),
+    ...readSourceFields(data),
+    ...readAdapters(),
+    ...readAdvanced(data),
     sampler: chosenSampler(),
     ...(Object.keys(options).length > 0 && { sampler_options: options }),
     format: /** @type {GenerationRequest["format"]} */ (text("format")),
     cache: /** @type {GenerationRequest["cache"]} */ (text("cache")),
   };
+}
+
+/**
+ * @param {FormData} data
+ * @returns {Partial<GenerationRequest>}
+ */
+function readSourceFields(data) {
+  /** @type {Record<string, unknown>} */
+  const request = {};
+  for (const name of [...sourceNumbers, ...borders]) {
+    const text = String(data.get(name) ?? "");
+    if (text !== "" && text !== "0") putAt(request, name, Number(text));
+  }
+  const fill = data.get("mask_fill");
+  if (fill !== null && fill !== "original") request.mask_fill = fill;
+  return request;
 }
 
 function clearErrors() {

@@ -1,13 +1,19 @@
 import { actionButtons, copyCurl } from "./actions.js";
+import { addAdapter, fillAdapters, forgetAdapter, setUpAdapters } from "./adapters.js";
 import { ApiError, createGeneration, deleteGeneration, listModels } from "./api.js";
 import { closeDetails, confirmDelete, openDetails, setUpDialogs } from "./details.js";
 import { byId, make, toast } from "./dom.js";
+import { setUpDrops } from "./drop.js";
 import { clearFieldErrors, showFieldErrors } from "./fields.js";
 import { isTerminal } from "./follow.js";
-import { chosenModel, fillForm, readForm, setUpForm, showModels, showProblem } from "./form.js";
+import { chooseModel, chosenModel, fillForm, readForm, setUpForm, showModels, showProblem } from "./form.js";
 import { createGallery } from "./gallery.js";
 import { clearEndedJobs, showFinished, watchJob } from "./jobs.js";
 import { currentKey, forgetKey, maskedKey, storeKey } from "./key.js";
+import { knownAdapter, refreshAdapters, setUpLibrary } from "./library.js";
+import { setUpModelList } from "./models.js";
+import { setUpPainter } from "./painter.js";
+import { fillSource, setUpSource, startFrom } from "./source.js";
 
 /** @typedef {import("./api.js").Generation} Generation */
 /** @typedef {import("./api.js").GenerationRequest} GenerationRequest */
@@ -27,7 +33,11 @@ const page = {
   submit: request => void submit(request),
   reuse: request => {
     closeDetails();
-    fillForm(request);
+    void reuse(request);
+  },
+  startFrom: picture => {
+    closeDetails();
+    void startFrom(picture);
   },
   remove: generation => void remove(generation),
 };
@@ -37,8 +47,14 @@ const gallery = createGallery({
   buttons: (generation, picture) => actionButtons({ generation, picture }, page, "icons"),
 });
 
+setUpSource();
+setUpPainter();
+setUpAdapters(chosenModel);
+setUpLibrary({ model: chosenModel, add: addAdapter, removed: forgetAdapter });
+setUpDrops();
 setUpForm();
 setUpDialogs();
+byId("open-models", HTMLButtonElement).addEventListener("click", () => byId("models", HTMLDialogElement).showModal());
 setUpKey();
 setUpGenerate();
 if (currentKey()) void connect();
@@ -46,7 +62,10 @@ if (currentKey()) void connect();
 /** Reads models and pictures with the key that is known. */
 async function connect() {
   try {
-    showModels(await listModels());
+    const models = await listModels();
+    showModels(models);
+    setUpModelList(models, chooseModel);
+    await refreshAdapters();
     showKey();
     offerExamples();
     gallery.clear();
@@ -153,6 +172,17 @@ async function showMore() {
   } finally {
     button.disabled = false;
   }
+}
+
+/**
+ * Puts the settings of an earlier request into the form, with its inputs and adapters.
+ * @param {GenerationRequest} request
+ */
+async function reuse(request) {
+  fillForm(request);
+  const gone = fillAdapters(request, knownAdapter);
+  if (gone.length > 0) toast(`Adapters that are gone: ${gone.join(", ")}`);
+  await fillSource(request);
 }
 
 /** @param {Generation} generation */
