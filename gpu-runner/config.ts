@@ -54,6 +54,8 @@ export const environmentSchema = z.object({
   ATELIER_MODEL_REGISTRY: path.optional(),
   /** Bytes that the weights of loaded models may take; absent: a share of the memory that this process may use. */
   ATELIER_MEMORY_BUDGET: integer(1, Number.MAX_SAFE_INTEGER).optional(),
+  /** Bytes that widened weights, weights with adapters merged in, and prepared models may take on disk. */
+  ATELIER_CACHE_BUDGET: integer(1, Number.MAX_SAFE_INTEGER).default(128 * 2 ** 30),
   /** Bytes that fetched pictures and adapters may take on disk. */
   ATELIER_INPUT_BUDGET: integer(1, Number.MAX_SAFE_INTEGER).default(32 * 2 ** 30),
   /** Most executions that are computed as one batch. */
@@ -90,6 +92,7 @@ export interface RunnerConfig {
   models: string[];
   modelRegistry: string | undefined;
   memoryBudget: number;
+  cacheBudget: number;
   inputBudget: number;
   maxBatch: number;
   provider: z.infer<typeof environmentSchema>["ATELIER_PROVIDER"];
@@ -129,6 +132,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
     models: values.ATELIER_MODELS ?? [],
     modelRegistry: values.ATELIER_MODEL_REGISTRY,
     memoryBudget: values.ATELIER_MEMORY_BUDGET ?? defaultMemoryBudget(),
+    cacheBudget: values.ATELIER_CACHE_BUDGET,
     inputBudget: values.ATELIER_INPUT_BUDGET,
     maxBatch: values.ATELIER_MAX_BATCH,
     provider: values.ATELIER_PROVIDER,

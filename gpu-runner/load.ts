@@ -12,6 +12,7 @@ import { buildUnet } from "./models/unet.ts";
 import { conditionFeeds, featureFeeds, featuresOf } from "./models/unet-feeds.ts";
 import { AdaptedGraph, type AdapterFeatures } from "./serving/adapted-graph.ts";
 import { createSession, type Feeds, SessionCache, type SessionLease } from "./session.ts";
+import { holdDerived } from "./weights/derived-files.ts";
 import { describeSource, type ModelDescription } from "./weights/describe.ts";
 import type { ComponentName } from "./weights/key-layouts.ts";
 import { ModelError } from "./weights/model-error.ts";
@@ -42,6 +43,7 @@ export async function loadDiffusionModel(path: string, options: LoadOptions): Pr
     weightShapes: Object.fromEntries([...shapes].filter(([name]) => name !== "vae")),
     graphs: buildModelGraphs(source, name => weights.get(name)!),
     preview: previewGraph(source, options.cacheDir),
+    files: [...weights.values()].flatMap(part => part.files()),
     options,
   });
 }
@@ -82,6 +84,8 @@ interface Loaded {
   graphs: ModelGraphs;
   /** Of a preview decoder. */
   preview: Graph | null;
+  /** Where its weights lie. */
+  files: readonly string[];
   options: LoadOptions;
 }
 
@@ -97,9 +101,11 @@ class LoadedModel implements DiffusionModel {
   readonly #keysValues: IpKeysValues;
   readonly #options: LoadOptions;
   readonly #leases = new Map<string, SessionLease>();
+  /** Sessions are made when they are first used, of what has to lie there then. */
+  readonly #letGo: () => void;
   #released = false;
 
-  constructor({ description, weightShapes, unet, graphs, preview, options }: Loaded) {
+  constructor({ description, weightShapes, unet, graphs, preview, files, options }: Loaded) {
     this.description = description;
     this.weightShapes = weightShapes;
     this.unet = unet;
@@ -117,6 +123,8 @@ class LoadedModel implements DiffusionModel {
     });
     this.#keysValues = new IpKeysValues(config, sessions, options);
     this.#options = options;
+    const previewFiles = preview?.weights.map(({ stored }) => stored!.file) ?? [];
+    this.#letGo = holdDerived([...files, ...previewFiles], options.cacheDir);
     this.decodePreview = preview && (latents => this.#decodePreview(preview, latents));
   }
 
@@ -167,6 +175,7 @@ class LoadedModel implements DiffusionModel {
   async release(): Promise<void> {
     if (this.#released) return;
     this.#released = true;
+    this.#letGo();
     for (const { embeddings } of this.#graphs.textEncoders) embeddings.close();
     await Promise.all([...this.#leases.values(), this.#adaptedUnet, ...this.#adaptedTexts, this.#keysValues].map(held => held.release()));
   }

@@ -15,6 +15,7 @@ export const workerDataSchema = z.object({
   provider: z.enum(executionProviderNames),
   cacheDir: z.string(),
   memoryBudget: z.number().positive().describe("bytes that the weights of loaded models may take"),
+  cacheBudget: z.number().positive().describe("bytes that files made from models and adapters may take in the cache directory"),
   threads: z.int().positive().optional(),
   shared: z.instanceof(SharedArrayBuffer),
 });

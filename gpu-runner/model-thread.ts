@@ -229,8 +229,8 @@ export class ModelThread {
 
   /** Starts a thread and waits until it has loaded the models. */
   async #launch(): Promise<RegisteredModel[]> {
-    const { script, models, provider, cacheDir, memoryBudget, threads, loadMs, log } = this.#options;
-    const settings = { models, registered: [...this.#registered], provider, cacheDir, memoryBudget };
+    const { script, models, provider, cacheDir, memoryBudget, cacheBudget, threads, loadMs, log } = this.#options;
+    const settings = { models, registered: [...this.#registered], provider, cacheDir, memoryBudget, cacheBudget };
     const workerData: WorkerData = { ...settings, ...(threads !== undefined && { threads }), shared: this.#shared };
     const { ATELIER_RUNNER_TOKEN: _, ...env } = process.env;
     const worker = new Worker(script, { workerData, env, name: "model" });

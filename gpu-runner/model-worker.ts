@@ -15,11 +15,21 @@ import type { PictureContext, PictureModel } from "./pipeline/context.ts";
 import { fitPreviewMap } from "./pipeline/preview.ts";
 import { runPictures } from "./pipeline/run-picture.ts";
 import { tokenizersOf } from "./tokenizer/model-tokenizers.ts";
+import { trimDerived } from "./weights/derived-files.ts";
 import { hashModel, openModel } from "./weights/model-source.ts";
 
 if (!parentPort) throw new Error("model-worker.ts runs as a worker thread");
 const port = parentPort;
-const { models: configured, registered, provider, cacheDir, threads, memoryBudget, shared } = workerDataSchema.parse(workerData);
+const {
+  models: configured,
+  registered,
+  provider,
+  cacheDir,
+  threads,
+  memoryBudget,
+  cacheBudget,
+  shared,
+} = workerDataSchema.parse(workerData);
 const memory = new Uint32Array(shared);
 /** Where the models lie, by hash: the configured ones first, then the registry's. */
 const catalog = { configured: [] as RegisteredModel[], registered };
@@ -81,6 +91,7 @@ function load(path: string, hash: string): Promise<Shelved<PictureModel>> {
       const watched = observed(model);
       await warmUp(watched);
       const prepared = { model: watched, tokenizers: tokenizersOf(model.description), previewMap: await fitPreviewMap(watched) };
+      trimDerived(cacheDir, cacheBudget);
       return { model: prepared, bytes: 4 * parametersOf(model), release: () => model.release() };
     } catch (error) {
       await model.release();
@@ -183,6 +194,7 @@ async function compute(task: number, batch: readonly BatchItem[]): Promise<void>
   // One bad member must not fail the others: what failed together is tried one by one.
   if (!settled) for (const item of items) await computeTogether(task, batch, [item]);
   await adapters.trim();
+  trimDerived(cacheDir, cacheBudget);
   postResident();
   post({ type: "done", task });
 }

@@ -4,25 +4,24 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
+import { existsSync, mkdirSync, realpathSync, renameSync, rmSync, statSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as ort from "onnxruntime-node";
 import type { OrtOptions } from "./ort-session.ts";
+import { type DerivedFolder, findDerived, temporaryEnding } from "./weights/derived-files.ts";
 
-/** What the prepared models of a machine may take on disk, where nobody says. */
-const DEFAULT_BUDGET = 64 * 2 ** 30;
 const script = fileURLToPath(new URL("./prepare-model.ts", import.meta.url));
+
+const folder: DerivedFolder = "prepared";
 
 /** Memory that optimising takes at its peak, as a multiple of the weights: they are held as they are and packed. */
 const PACKING_FACTOR = 1.5;
 
-/** Where prepared models lie, and how much they may take. */
+/** Where prepared models lie. */
 export interface PreparedStore {
   cacheDir: string;
-  /** Bytes; the least recently opened go first. */
-  preparedBudget?: number;
 }
 
 /** Names the prepared form of a model: by its graph, the state of its weight files, and all that packing depends on. */
@@ -39,11 +38,7 @@ export function preparedKey(graph: Uint8Array, files: readonly string[], { provi
 
 /** The prepared model's file, where there is one; opening it counts as use. */
 export function findPrepared({ cacheDir }: PreparedStore, key: string): string | undefined {
-  const file = join(folderOf(cacheDir, key), "model.onnx");
-  if (!existsSync(file)) return undefined;
-  const now = new Date();
-  utimesSync(file, now, now);
-  return file;
+  return findDerived(join(folderOf(cacheDir, key), "model.onnx"));
 }
 
 /** Removes what turned out to be unreadable. */
@@ -73,14 +68,13 @@ export function prepare(
     if (signal.aborted) return undefined;
     const found = findPrepared(store, key);
     if (found) return found;
-    const temporary = join(store.cacheDir, "prepared", `${randomUUID()}.tmp`);
+    const temporary = join(store.cacheDir, folder, `${randomUUID()}${temporaryEnding}`);
     try {
       requireMemory(model.bytes * PACKING_FACTOR);
       mkdirSync(temporary, { recursive: true });
       await runPreparation([model.file, join(temporary, "model.onnx"), JSON.stringify(options)], signal);
       if (existsSync(folderOf(store.cacheDir, key))) return findPrepared(store, key);
       renameSync(temporary, folderOf(store.cacheDir, key));
-      evict(store, key);
       return findPrepared(store, key);
     } catch (error) {
       if (!signal.aborted) process.emitWarning(`a model could not be prepared: ${error instanceof Error ? error.message : error}`);
@@ -120,26 +114,6 @@ function runPreparation(args: readonly string[], signal: AbortSignal): Promise<v
   });
 }
 
-/** Removes the least recently opened until the rest fits; the one just made stays. What is mapped stays readable. */
-function evict({ cacheDir, preparedBudget = DEFAULT_BUDGET }: PreparedStore, keep: string): void {
-  const parent = join(cacheDir, "prepared");
-  const entries = readdirSync(parent).flatMap(name => {
-    const opened = statSync(join(parent, name, "model.onnx"), { throwIfNoEntry: false })?.mtimeMs;
-    return opened === undefined || name.endsWith(".tmp") ? [] : [{ name, opened, bytes: sizeOf(join(parent, name)) }];
-  });
-  let total = entries.reduce((sum, { bytes }) => sum + bytes, 0);
-  for (const { name, bytes } of entries.sort((a, b) => a.opened - b.opened)) {
-    if (total <= preparedBudget) return;
-    if (name === keep) continue;
-    rmSync(join(parent, name), { recursive: true, force: true });
-    total -= bytes;
-  }
-}
-
-function sizeOf(folder: string): number {
-  return readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0);
-}
-
 function folderOf(cacheDir: string, key: string): string {
-  return join(cacheDir, "prepared", key);
+  return join(cacheDir, folder, key);
 }

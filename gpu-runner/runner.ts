@@ -63,6 +63,7 @@ export class Runner {
       provider: config.provider,
       cacheDir: config.cacheDir,
       memoryBudget: config.memoryBudget,
+      cacheBudget: config.cacheBudget,
       threads: config.threads,
       watchdogMs: config.watchdogMs,
       loadMs: config.loadMs,

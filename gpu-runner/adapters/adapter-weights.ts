@@ -1,23 +1,19 @@
 /** The weights of an adapter that is a net of its own: one file or several, mapped as fp32, taken by name and shape. */
-import { createHash, randomUUID } from "node:crypto";
-import { closeSync, createReadStream, existsSync, mkdirSync, openSync, readSync, renameSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { pipeline } from "node:stream/promises";
+import { closeSync, openSync, readSync } from "node:fs";
 import { isTorchFile, torchStartBytes } from "../../shared/adapters/torch-file.ts";
 import type { StoredTensor } from "../graph/ir.ts";
-import { CacheError } from "../weights/cache-error.ts";
+import { deriveFile } from "../weights/derived-files.ts";
+import { sha256OfFile } from "../weights/file-hash.ts";
 import { ModelError } from "../weights/model-error.ts";
 import { placeTensors } from "../weights/placement.ts";
-import { withSafetensors } from "../weights/safetensors.ts";
-import { bytesOf, writeSafetensors } from "../weights/safetensors-write.ts";
+import { floatDtypes, withSafetensors } from "../weights/safetensors.ts";
+import { bytesOf, pageBytes, writeSafetensors } from "../weights/safetensors-write.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { withTensorFile } from "./tensor-file.ts";
 
 export interface AdapterWeightOptions {
   /** Where widened weights are kept. */
   cacheDir: string;
-  /** SHA-256 of a file in hex where it is known already; absent or undefined: it is computed. */
-  sha256?: (file: string) => string | undefined;
 }
 
 export class AdapterWeights {
@@ -34,13 +30,13 @@ export class AdapterWeights {
   }
 
   /** Throws ModelError for a malformed file or a key that stands in two, CacheError where the cache cannot be written. */
-  static async open(path: string, files: readonly string[], options: AdapterWeightOptions): Promise<AdapterWeights> {
+  static async open(path: string, files: readonly string[], { cacheDir }: AdapterWeightOptions): Promise<AdapterWeights> {
     const tensors = new Map<string, StoredTensor>();
     const hashes: string[] = [];
     for (const file of files) {
-      const sha256 = options.sha256?.(file) ?? (await sha256OfFile(file));
+      const sha256 = await sha256OfFile(file, cacheDir);
       hashes.push(sha256);
-      for (const stored of await placeAll(file, sha256, options.cacheDir)) {
+      for (const stored of await placeAll(file, sha256, cacheDir)) {
         if (tensors.has(stored.key)) throw new ModelError(file, stored.key, "a key that stands in one file", "one that stands in two");
         tensors.set(stored.key, stored);
       }
@@ -51,6 +47,11 @@ export class AdapterWeights {
   /** The same tensors and more, or others of the same names. */
   with(tensors: ReadonlyMap<string, StoredTensor>): AdapterWeights {
     return new AdapterWeights(this.path, this.sha256, new Map([...this.#tensors, ...tensors]));
+  }
+
+  /** The files that they lie in. */
+  files(): string[] {
+    return [...new Set([...this.#tensors.values()].map(({ file }) => file))];
   }
 
   keys(): readonly string[] {
@@ -116,30 +117,17 @@ function isTorch(path: string): boolean {
 
 /** A file of `torch.save` as safetensors in the cache; it is read as data, and refused where it is more than that. */
 async function asSafetensors(path: string, sha256: string, cacheDir: string): Promise<string> {
-  const file = join(cacheDir, "weights", `${sha256}.torch.f32.safetensors`);
-  if (existsSync(file)) return file;
-  const temporary = `${file}.${randomUUID()}.tmp`;
-  mkdirSync(dirname(file), { recursive: true });
-  try {
-    await withTensorFile(path, source => {
-      const tensors = [...source.tensors].map(([name, { shape }]) => ({
-        name: name.replace(/^state_dict\./, ""),
-        dtype: "F32" as const,
-        shape,
-        data: () => [bytesOf(source.read(name))],
-      }));
-      writeSafetensors(temporary, tensors, { align: 4096 });
-    });
-    renameSync(temporary, file);
-    return file;
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    throw error instanceof ModelError ? error : new CacheError(cacheDir, error);
-  }
-}
-
-async function sha256OfFile(file: string): Promise<string> {
-  const hash = createHash("sha256");
-  await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
-  return hash.digest("hex");
+  return withTensorFile(path, source => {
+    // Whole numbers are left out: as fp32 they would be taken for weights.
+    const floats = [...source.tensors].filter(([, { dtype }]) => floatDtypes.includes(dtype));
+    const tensors = floats.map(([name, { shape }]) => ({
+      name: name.replace(/^state_dict\./, ""),
+      dtype: "F32" as const,
+      shape,
+      data: () => [bytesOf(source.read(name))],
+    }));
+    return deriveFile(cacheDir, "weights", `${sha256}.torch.f32.safetensors`, temporary =>
+      writeSafetensors(temporary, tensors, { align: pageBytes }),
+    );
+  });
 }

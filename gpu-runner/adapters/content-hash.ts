@@ -1,9 +1,8 @@
 /** What an adapter's files are on the disk, and the hash that names them. */
-import { createHash } from "node:crypto";
-import { createReadStream, readdirSync, statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { adapterHash } from "../../shared/adapter.ts";
+import { sha256OfFile } from "../weights/file-hash.ts";
 import { ModelError } from "../weights/model-error.ts";
 
 export interface DiskFile {
@@ -33,9 +32,7 @@ export function adapterDiskFiles(path: string): DiskFile[] {
 export async function hashAdapterFiles(files: readonly DiskFile[]): Promise<string> {
   const rows: { path: string; sha256: string }[] = [];
   for (const { file, path } of files) {
-    const hash = createHash("sha256");
-    await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
-    rows.push({ path, sha256: hash.digest("hex") });
+    rows.push({ path, sha256: await sha256OfFile(file) });
   }
   return adapterHash(rows);
 }

@@ -3,29 +3,17 @@
  * everything else is widened (and turned where it is stored transposed) once into a sidecar in the cache, named by the content
  * it was made from.
  */
-import { createHash, randomUUID } from "node:crypto";
-import {
-  copyFileSync,
-  existsSync,
-  linkSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { createHash } from "node:crypto";
+import { copyFileSync, linkSync, mkdirSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
 import type { StoredTensor } from "../graph/ir.ts";
 import { CacheError } from "./cache-error.ts";
+import { deriveFile, removeAbandoned } from "./derived-files.ts";
 import { ModelError } from "./model-error.ts";
 import { dtypeBytes, type SafetensorsFile, withSafetensors } from "./safetensors.ts";
-import { bytesOf, writeSafetensors } from "./safetensors-write.ts";
+import { bytesOf, pageBytes, writeSafetensors } from "./safetensors-write.ts";
 import { elementsOf, type SourceTensor } from "./sorted-keys.ts";
 
-/** A memory page, and more than any provider's alignment. */
-const alignment = 4096;
 /** Elements widened at a time. */
 const chunk = 1 << 22;
 
@@ -72,32 +60,21 @@ function mapsInPlace({ entry, transposed }: Rewritten): boolean {
 function sidecarOf(path: string, sha256: string, tensors: readonly Rewritten[], cacheDir: string) {
   const selection = tensors.map(({ entry, transposed }) => [entry.name, transposed ?? false]);
   const digest = createHash("sha256").update(JSON.stringify(selection)).digest("hex").slice(0, 16);
-  const file = join(cacheDir, "weights", `${sha256}.${digest}.f32.safetensors`);
-  if (!existsSync(file)) withSafetensors(path, source => writeSidecar(source, tensors, file, cacheDir));
+  const file = deriveFile(cacheDir, "weights", `${sha256}.${digest}.f32.safetensors`, temporary =>
+    withSafetensors(path, source => writeSidecar(source, tensors, temporary)),
+  );
   const offsets = withSafetensors(file, sidecar => new Map([...sidecar.entries.values()].map(({ name, offset }) => [name, offset])));
   return { file, offsets };
 }
 
-function writeSidecar(source: SafetensorsFile, rewritten: readonly Rewritten[], sidecar: string, cacheDir: string): void {
-  const temporary = `${sidecar}.${randomUUID()}.tmp`;
-  try {
-    mkdirSync(dirname(sidecar), { recursive: true });
-    const tensors = rewritten.map(({ entry: { name, shape }, transposed }) => ({
-      name,
-      dtype: "F32" as const,
-      shape: transposed ? shape.toReversed() : shape,
-      data: () => (transposed ? [turned(source, name)] : widened(source, name)),
-    }));
-    try {
-      writeSafetensors(temporary, tensors, { align: alignment });
-      renameSync(temporary, sidecar);
-    } catch (error) {
-      rmSync(temporary, { force: true });
-      throw error;
-    }
-  } catch (error) {
-    throw error instanceof ModelError ? error : new CacheError(cacheDir, error);
-  }
+function writeSidecar(source: SafetensorsFile, rewritten: readonly Rewritten[], file: string): void {
+  const tensors = rewritten.map(({ entry: { name, shape }, transposed }) => ({
+    name,
+    dtype: "F32" as const,
+    shape: transposed ? shape.toReversed() : shape,
+    data: () => (transposed ? [turned(source, name)] : widened(source, name)),
+  }));
+  writeSafetensors(file, tensors, { align: pageBytes });
 }
 
 function* widened(source: SafetensorsFile, name: string): Generator<Uint8Array> {
@@ -122,7 +99,7 @@ export function linkIntoFolder(files: readonly string[], cacheDir: string): { fo
   let folder: string | undefined;
   try {
     mkdirSync(parent, { recursive: true });
-    removeStale(parent);
+    removeAbandoned(parent, () => true);
     folder = mkdtempSync(join(parent, "s-"));
     const names = files.map((file, i) => `${i}-${basename(file)}`);
     for (const [i, file] of files.entries()) linkOrCopy(file, join(folder, names[i]!));
@@ -142,14 +119,5 @@ function linkOrCopy(from: string, to: string): void {
     const code = error instanceof Error && "code" in error ? error.code : "";
     if (code !== "EXDEV" && code !== "EPERM" && code !== "EMLINK" && code !== "ENOTSUP") throw error;
     copyFileSync(from, to);
-  }
-}
-
-/** Session folders live for the seconds of a session's making; an hour-old one is what a killed process left. */
-function removeStale(parent: string): void {
-  for (const name of readdirSync(parent)) {
-    const folder = join(parent, name);
-    const age = Date.now() - (statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
-    if (age > 3_600_000) rmSync(folder, { recursive: true, force: true });
   }
 }

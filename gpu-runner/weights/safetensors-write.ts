@@ -2,6 +2,9 @@
 import { closeSync, fsyncSync, openSync, writeSync } from "node:fs";
 import { dtypeBytes, type SafetensorsDtype, SafetensorsError } from "./safetensors.ts";
 
+/** A memory page, and more than any provider's alignment: what is mapped is written so. */
+export const pageBytes = 4096;
+
 export interface TensorToWrite {
   name: string;
   dtype: SafetensorsDtype;

@@ -54,6 +54,11 @@ export class PlacedWeights implements WeightSource {
     this.#tensors = tensors;
   }
 
+  /** The files that they lie in. */
+  files(): string[] {
+    return [...new Set([...this.#tensors.values()].map(({ file }) => file))];
+  }
+
   take(name: string, shape: readonly number[]): StoredTensor {
     const tensor = this.#tensors.get(name);
     if (!tensor) throw new Error(`${name}: expected a weight that was placed, got none`);

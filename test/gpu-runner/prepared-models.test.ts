@@ -5,6 +5,7 @@ import { symbol } from "../../gpu-runner/graph/dims.ts";
 import { Graph } from "../../gpu-runner/graph/ir.ts";
 import * as ops from "../../gpu-runner/graph/ops.ts";
 import { createSession, type SessionOptions } from "../../gpu-runner/session.ts";
+import { IN_USE_MS, trimDerived } from "../../gpu-runner/weights/derived-files.ts";
 import { storeWeights, wave } from "./support/graph.ts";
 import { temporaryFolder } from "./support/temporary.ts";
 
@@ -89,17 +90,20 @@ describe("a large graph", () => {
     expect(readdirSync(join(cacheDir, "sessions"))).toEqual([]);
   });
 
-  test("pushes the least recently opened one off the disk where the budget is spent", async () => {
+  test("is kept on disk for as long as the budget allows, and runs on where it is removed", async () => {
     const cacheDir = temporaryFolder();
-    const options = progressive(cacheDir, { preparedBudget: 1 });
-    const one = await createSession(layers("one"), options);
+    const later = Date.now() + IN_USE_MS;
+    const one = await createSession(layers("one"), progressive(cacheDir));
     await untilPrepared(cacheDir);
-    const [first] = prepared(cacheDir);
-    const two = await createSession(layers("two"), options);
-    await expect.poll(() => prepared(cacheDir).includes(first!), { timeout: 20_000 }).toBe(false);
-    await untilPrepared(cacheDir);
+    const two = await createSession(layers("two"), progressive(cacheDir));
+    await untilPrepared(cacheDir, 2);
+    const [y] = [(await one.run({ x })).y!.data];
+    trimDerived(cacheDir, 2 ** 30, later + 60_000);
+    expect(prepared(cacheDir)).toHaveLength(2);
+    trimDerived(cacheDir, 1, later + 60_000);
+    expect(prepared(cacheDir)).toEqual([]);
     // Mapped weights outlive their file's name.
-    expect((await one.run({ x })).y!.shape).toEqual([2, width]);
+    expect((await one.run({ x })).y!.data).toEqual(y);
     await one.release();
     await two.release();
   });

@@ -1,18 +1,13 @@
 /** ControlNets that were published as their difference from the base's encoder ("difference" is a key of theirs). */
-import { createHash, randomUUID } from "node:crypto";
-import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { createHash } from "node:crypto";
 import type { UnetBase } from "../../components.ts";
 import type { StoredTensor } from "../../graph/ir.ts";
-import { CacheError } from "../../weights/cache-error.ts";
+import { deriveFile } from "../../weights/derived-files.ts";
 import { withSafetensors } from "../../weights/safetensors.ts";
-import { bytesOf, writeSafetensors } from "../../weights/safetensors-write.ts";
+import { bytesOf, pageBytes, writeSafetensors } from "../../weights/safetensors-write.ts";
 import type { AdapterWeights } from "../adapter-weights.ts";
 import { readStored } from "../stored-tensor.ts";
 import type { ControlNetKeys } from "./keys.ts";
-
-/** A memory page, and more than any provider's alignment. */
-const alignment = 4096;
 
 /**
  * The weights as they are, or where `files` say that they are a difference, the sums with the base's tensors of the same names (those that the
@@ -30,8 +25,9 @@ export function addBase(
   const id = createHash("sha256")
     .update(JSON.stringify([weights.sha256, base.hash]))
     .digest("hex");
-  const file = join(cacheDir, "weights", `${id}.difference.f32.safetensors`);
-  if (!existsSync(file)) writeSums(weights, shared, keys, base, file, cacheDir);
+  const file = deriveFile(cacheDir, "weights", `${id}.difference.f32.safetensors`, temporary =>
+    writeSums(weights, shared, keys, base, temporary),
+  );
   return weights.with(
     withSafetensors(file, source => {
       const stored = [...source.entries.values()].map(({ name, offset, byteLength, shape }): [string, StoredTensor] => [
@@ -43,14 +39,7 @@ export function addBase(
   );
 }
 
-function writeSums(
-  weights: AdapterWeights,
-  names: readonly string[],
-  keys: ControlNetKeys,
-  base: UnetBase,
-  file: string,
-  cacheDir: string,
-): void {
+function writeSums(weights: AdapterWeights, names: readonly string[], keys: ControlNetKeys, base: UnetBase, file: string): void {
   const tensors = names.map(name => {
     const difference = weights.tensor(keys.keyFor(name));
     const whole = base.weights.take(name, difference.shape);
@@ -67,13 +56,5 @@ function writeSums(
       },
     };
   });
-  const temporary = `${file}.${randomUUID()}.tmp`;
-  try {
-    mkdirSync(dirname(file), { recursive: true });
-    writeSafetensors(temporary, tensors, { align: alignment });
-    renameSync(temporary, file);
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    throw new CacheError(cacheDir, error);
-  }
+  writeSafetensors(file, tensors, { align: pageBytes });
 }

@@ -5,6 +5,7 @@ import type { TensorF32, UnetBase } from "../../components.ts";
 import { GraphError } from "../../graph/ir.ts";
 import { buildIpProjection, type IpProjectionConfig, type IpVariant } from "../../models/ip-adapter.ts";
 import { createSession, type GraphSession } from "../../session.ts";
+import { holdDerived } from "../../weights/derived-files.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { IpAdapterLayers, LoraAdapter } from "../adapter.ts";
 import { AdapterWeights } from "../adapter-weights.ts";
@@ -88,7 +89,9 @@ export async function openIpAdapter(path: string, base: UnetBase, options: OpenI
   const latents = config.variant === "plus" ? readStored(weights.tensor(latentsKey)).data : null;
   const encoder = config.variant === "faceid" ? null : await openEncoder(path, config, options);
   try {
-    return new OpenIpAdapter(config, layers, lora, latents, encoder, await createSession(graph, options));
+    const session = await createSession(graph, options);
+    const letGo = holdDerived(weights.files(), options.cacheDir);
+    return new OpenIpAdapter({ config, layers, lora, latents, encoder, session, letGo });
   } catch (error) {
     await encoder?.release();
     throw error;
@@ -123,6 +126,18 @@ function imageWidth(config: IpProjectionConfig): number {
   return config.variant === "faceid" ? 0 : config.imageWidth;
 }
 
+interface IpAdapterParts {
+  config: IpProjectionConfig;
+  layers: IpAdapterLayers;
+  lora: LoraAdapter | null;
+  /** Of the resampler, [n * W]; null of other variants. */
+  latents: Float32Array | null;
+  encoder: ImageEncoder | null;
+  session: GraphSession;
+  /** Its layers are read when a UNet's session first needs them: until this is called their files stay. */
+  letGo: () => void;
+}
+
 class OpenIpAdapter implements IpAdapter {
   readonly kind = "ip-adapter";
   readonly variant: IpVariant;
@@ -130,19 +145,12 @@ class OpenIpAdapter implements IpAdapter {
   readonly lora: LoraAdapter | null;
   readonly encoder: ImageEncoder | null;
   readonly #config: IpProjectionConfig;
-  /** Of the resampler, [n * W]; null of other variants. */
   readonly #latents: Float32Array | null;
   readonly #session: GraphSession;
+  readonly #letGo: () => void;
   #nothing: Promise<TensorF32> | undefined;
 
-  constructor(
-    config: IpProjectionConfig,
-    layers: IpAdapterLayers,
-    lora: LoraAdapter | null,
-    latents: Float32Array | null,
-    encoder: ImageEncoder | null,
-    session: GraphSession,
-  ) {
+  constructor({ config, layers, lora, latents, encoder, session, letGo }: IpAdapterParts) {
     this.variant = config.variant;
     this.layers = layers;
     this.lora = lora;
@@ -150,6 +158,7 @@ class OpenIpAdapter implements IpAdapter {
     this.#config = config;
     this.#latents = latents;
     this.#session = session;
+    this.#letGo = letGo;
   }
 
   preprocess(picture: Picture): TensorF32 {
@@ -205,6 +214,7 @@ class OpenIpAdapter implements IpAdapter {
   }
 
   async release(): Promise<void> {
+    this.#letGo();
     await Promise.all([this.#session.release(), this.encoder?.release()]);
   }
 

@@ -20,6 +20,7 @@ test("reads what is given and fills in the rest", () => {
     models: ["/models/a", "/models/b"],
     modelRegistry: undefined,
     memoryBudget: defaultMemoryBudget(),
+    cacheBudget: 128 * 2 ** 30,
     inputBudget: 32 * 2 ** 30,
     maxBatch: 4,
     provider: "cpu",

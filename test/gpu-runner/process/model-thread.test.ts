@@ -20,6 +20,7 @@ function newThread(options: Partial<ModelThreadOptions> = {}) {
     models: ["/models/scripted"],
     registered: [],
     memoryBudget: 1e9,
+    cacheBudget: 1e9,
     provider: "cpu",
     cacheDir: tmpdir(),
     log: silent,

@@ -44,7 +44,9 @@ describe("placing weights", () => {
     const before = statSync(placed).mtimeMs;
     utimesSync(placed, 1, 1);
     expect(placeFloat32(halfFile(folder), sha256, cache)).toBe(placed);
+    // Its content is as old as it was, but it was used.
     expect(statSync(placed).mtimeMs).toBe(1000);
+    expect(statSync(placed).atimeMs).toBeGreaterThanOrEqual(Math.floor(before) - 1000);
     expect(before).not.toBe(1000);
     expect(readdirSync(join(cache, "weights"))).toHaveLength(1);
   });
@@ -82,11 +84,11 @@ describe("placing weights", () => {
 });
 
 describe("a session's folder", () => {
-  test("holds hard links under names of their own, and sweeps what a killed process left an hour ago", () => {
+  test("holds hard links under names of their own, and sweeps what a killed process left a day ago", () => {
     const [folder, cache] = [temporaryFolder(), temporaryFolder()];
     const stale = join(cache, "sessions", "s-stale");
     mkdirSync(stale, { recursive: true });
-    utimesSync(stale, Date.now() / 1000 - 4000, Date.now() / 1000 - 4000);
+    utimesSync(stale, Date.now() / 1000 - 90_000, Date.now() / 1000 - 90_000);
     const file = halfFile(folder);
     const linked = linkIntoFolder([file, file], cache);
     expect(linked.names).toEqual(["0-half.safetensors", "1-half.safetensors"]);
