@@ -52,10 +52,16 @@ function jobView({ job, pictures }: StoredJob, live: LiveState): JobView {
     finished_at: job.finished_at === null ? null : new Date(job.finished_at).toISOString(),
     deadline_at: new Date(job.deadline_at).toISOString(),
     queue_position: job.status === "active" && positions.length > 0 ? Math.min(...positions) : null,
-    no_runner: waits && live.served !== undefined && !live.served.includes(job.model_hash),
+    no_runner: waits && lacksRunner(job, pictures, live),
     progress: progressOf(pictures, resolvedRequestSchema.parse(job.request).steps, live),
     error: job.error === null ? null : jobErrorSchema.parse(job.error),
   };
+}
+
+/** Whether a picture waits that no runner can take. What the dispatcher does not know yet is judged by the model alone. */
+function lacksRunner({ model_hash }: StoredJob["job"], pictures: readonly JobPicture[], { served, executions }: LiveState): boolean {
+  const unserved = served !== undefined && !served.includes(model_hash);
+  return pictures.some(({ state, execution_id }) => state === "pending" && (executions.get(execution_id ?? "")?.no_runner ?? unserved));
 }
 
 /** An active job runs from its first computed step to its end, also while its next picture waits. */

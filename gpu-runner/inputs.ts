@@ -35,6 +35,10 @@ export class InputFailed extends Error {
     this.retryable = retryable;
     this.status = status;
   }
+
+  get isGone(): boolean {
+    return this.status === 404 || this.status === 410;
+  }
 }
 
 /** A file may arrive damaged so often before its attempt is given up. */
@@ -244,7 +248,11 @@ function refusalOf(status: number, { sha256 }: Input): string | undefined {
   const problem = `HTTP ${status}`;
   if (status >= 500 || [408, 416, 429].includes(status)) return problem;
   const isGone = status === 404 || status === 410;
-  throw new InputFailed(isGone ? `The input ${sha256} is gone.` : `The edge refused the input ${sha256}: ${problem}.`, !isGone, status);
+  throw new InputFailed(
+    isGone ? `The file ${sha256}, an input picture's or an adapter's, was deleted.` : `The edge refused the input ${sha256}: ${problem}.`,
+    !isGone,
+    status,
+  );
 }
 
 function once(signal: AbortSignal): Promise<void> {

@@ -240,8 +240,8 @@ export class Runner {
       this.#end(lease, "stale", "the edge refused an input: the lease is over");
       return;
     }
-    const [message, retryable] = error instanceof InputFailed ? [error.message, error.retryable] : ["An input could not be fetched.", true];
-    this.#fail(lease, new ComputeFailed("runner_failed", message, retryable), error);
+    const { isGone, message, retryable } = error instanceof InputFailed ? error : new InputFailed("An input could not be fetched.", true);
+    this.#fail(lease, new ComputeFailed(isGone ? "input_gone" : "runner_failed", message, retryable), error);
   }
 
   /** Computes the next batch if the thread is free. */

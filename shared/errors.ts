@@ -20,6 +20,7 @@ export const errorTable = {
   adapter_refused: { status: 422, title: "The files are no adapter that can be used." },
   idempotency_mismatch: { status: 422, title: "This Idempotency-Key was used with another body." },
   rate_limited: { status: 429, title: "Too many requests." },
+  input_gone: { status: 410, title: "A picture or an adapter that this needs was deleted meanwhile." },
   internal: { status: 500, title: "Something failed on our side." },
   unavailable: { status: 503, title: "A part of the service cannot be reached now." },
   deadline_exceeded: { status: 504, title: "The job did not end before its deadline." },

@@ -91,7 +91,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     requireVersion(v);
     return {
       executions: executions.map(execution => describeExecution(this.#sql, execution)),
-      served: models.filter(model => canTake(this.#sql, model, ENGINE_VERSION)),
+      served: models.filter(model_hash => canTake(this.#sql, { model_hash, refiner_hash: "" }, ENGINE_VERSION)),
     };
   }
 

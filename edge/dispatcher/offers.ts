@@ -6,7 +6,7 @@ import type { OfferedExecution } from "./store.ts";
 
 type Offer = Omit<Parameters<DispatcherRpc["offer"]>[0], "v">;
 
-interface Row extends Record<"tenant_id" | "pool" | "params_sha256" | "model_hash" | "batch_key" | "state", string> {
+interface Row extends Record<"tenant_id" | "pool" | "params_sha256" | "model_hash" | "refiner_hash" | "batch_key" | "state", string> {
   readonly engine_version: number;
   /** JSON list of content hashes. */
   readonly adapters: string;
@@ -20,6 +20,7 @@ export async function lookUpOffer(
 ): Promise<OfferedExecution | "gone" | "altered"> {
   const row = await env.DB.prepare(
     `SELECT tenant_id, pool, params_sha256, model_hash, batch_key, state, json_extract(params, '$.engine_version') AS engine_version,
+       coalesce(json_extract(params, '$.refiner.model'), '') AS refiner_hash,
        (SELECT json_group_array(value ->> 'hash') FROM json_each(inputs, '$.adapters')) AS adapters
      FROM executions WHERE id = ?`,
   )
@@ -27,7 +28,7 @@ export async function lookUpOffer(
     .first<Row>();
   if (row?.state !== "active") return "gone";
   if (row.tenant_id !== tenant || row.pool !== pool || row.params_sha256 !== params_sha256) return "altered";
-  const { model_hash, engine_version, batch_key } = row;
+  const { model_hash, refiner_hash, engine_version, batch_key } = row;
   const adapters = z.array(contentHashSchema).parse(JSON.parse(row.adapters));
-  return { execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters };
+  return { execution, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, adapters };
 }

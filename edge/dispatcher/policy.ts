@@ -21,8 +21,8 @@ const MOST_OVERTAKEN = 4;
 const BATCH_WINDOW = 256;
 
 type Instance = Pick<InstanceRow, "id" | "engine_version" | "models" | "resident" | "max_batch">;
-type Waiting = Pick<ExecutionRow, "id" | "tenant" | "model_hash" | "adapters" | "overtaken" | "batch_key">;
-/** What an instance would get, and how warm it is for it: 0, its model would have to be loaded; 1, an adapter; 2, nothing. */
+type Waiting = Pick<ExecutionRow, "id" | "tenant" | "model_hash" | "refiner_hash" | "adapters" | "overtaken" | "batch_key">;
+/** What an instance would get, and how warm it is for it: 0, its model would have to be loaded; 1, its refiner or an adapter; 2, nothing. */
 interface Candidate {
   readonly execution: Waiting;
   readonly warmth: number;
@@ -74,20 +74,20 @@ function warmer(
   resident: ReadonlySet<string>,
 ): Candidate | undefined {
   const { execution: next } = cold;
-  const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND tenant = ? AND engine_version = ? AND model_hash = ?
-    ORDER BY seq LIMIT ?`;
+  const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND tenant = ?1 AND engine_version = ?2 AND model_hash = ?3
+    AND ${refinerAmong("?4")} ORDER BY seq LIMIT ?5`;
   const found = listOf(models)
     .filter(model => resident.has(model))
-    .flatMap(model => sql.exec<Waiting>(query, next.tenant, engine_version, model, AFFINITY_WINDOW).toArray())
+    .flatMap(model => sql.exec<Waiting>(query, next.tenant, engine_version, model, models, AFFINITY_WINDOW).toArray())
     .map(execution => ({ execution, warmth: warmth(execution, resident), overtaken: next.id }))
     .filter(candidate => candidate.warmth > cold.warmth);
   return found.sort((a, b) => b.warmth - a.warmth)[0];
 }
 
 const WARMEST = 2;
-function warmth({ model_hash, adapters }: Waiting, resident: ReadonlySet<string>): number {
+function warmth({ model_hash, refiner_hash, adapters }: Waiting, resident: ReadonlySet<string>): number {
   if (!resident.has(model_hash)) return 0;
-  return listOf(adapters).every(adapter => resident.has(adapter)) ? WARMEST : 1;
+  return [...listOf(adapters), refiner_hash || model_hash].every(part => resident.has(part)) ? WARMEST : 1;
 }
 
 const hashes = z.array(z.string());
@@ -95,18 +95,23 @@ function listOf(json: string): string[] {
   return hashes.parse(JSON.parse(json));
 }
 
-const columns = "id, tenant, model_hash, adapters, overtaken, batch_key";
+const columns = "id, tenant, model_hash, refiner_hash, adapters, overtaken, batch_key";
+
+/** SQL over a row of `executions`: whether a JSON list of models has its refiner, if it needs one. */
+function refinerAmong(models: string): string {
+  return `(refiner_hash = '' OR refiner_hash IN (SELECT value FROM json_each(${models})))`;
+}
 
 function handedBack(sql: SqlStorage, { engine_version, models }: Instance): Waiting | undefined {
   const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND front = 1 AND engine_version = ?1
-    AND model_hash IN (SELECT value FROM json_each(?2)) ORDER BY seq LIMIT 1`;
+    AND model_hash IN (SELECT value FROM json_each(?2)) AND ${refinerAmong("?2")} ORDER BY seq LIMIT 1`;
   return first<Waiting>(sql, query, engine_version, models);
 }
 
 function leastServed(sql: SqlStorage, { engine_version, models }: Instance): Waiting | undefined {
   // Looks into the index once per waiting tenant and once more per model, however many executions wait or tenants are known.
-  const oldest =
-    "SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND engine_version = ?1 AND model_hash = value";
+  const oldest = `SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND engine_version = ?1 AND model_hash = value
+    AND ${refinerAmong("?2")}`;
   const query = `
     WITH RECURSIVE waiting (tenant) AS (
       SELECT min(tenant) FROM executions WHERE state = 'queued'
@@ -121,7 +126,7 @@ function leastServed(sql: SqlStorage, { engine_version, models }: Instance): Wai
   return first<Waiting>(sql, query, engine_version, models);
 }
 
-/** What is computed in one batch with an execution: its key names engine version and model, too. */
+/** What is computed in one batch with an execution: its key names engine version and models, too. */
 function companions(sql: SqlStorage, { id, tenant, batch_key }: Waiting, most: number): string[] {
   if (batch_key === "" || most < 1) return [];
   const query = `

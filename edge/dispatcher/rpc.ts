@@ -32,6 +32,8 @@ export interface ExecutionView {
   state: "unknown" | "queued" | "running" | "committing" | "done";
   /** Executions before this one, where queued. */
   position: number | null;
+  /** Queued, and no runner connected now can take it: it needs a refiner besides its model, say. null where the execution is unknown. */
+  no_runner: boolean | null;
   epoch: number;
 }
 export interface PoolView {

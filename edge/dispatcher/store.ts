@@ -29,6 +29,8 @@ export interface OfferedExecution {
   readonly tenant: string;
   readonly params_sha256: string;
   readonly model_hash: string;
+  /** '' where it needs none. */
+  readonly refiner_hash: string;
   readonly engine_version: number;
   readonly request_id: string;
   /** Executions of the same key may be computed as one batch. */
@@ -41,12 +43,12 @@ export interface OfferedExecution {
 export function enqueue(sql: SqlStorage, offered: OfferedExecution): "queued" | "known" | "tombstoned" {
   const known = knows(sql, offered.execution);
   if (known) return known;
-  const { execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters } = offered;
+  const { execution, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, adapters } = offered;
   sql.exec("INSERT INTO tenants (id, served) VALUES (?, 0) ON CONFLICT DO NOTHING", tenant);
   sql.exec(
-    `INSERT INTO executions (id, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, adapters, state)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued')`,
-    ...[execution, tenant, params_sha256, model_hash, engine_version, request_id, batch_key, JSON.stringify(adapters)],
+    `INSERT INTO executions (id, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, adapters, state)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued')`,
+    ...[execution, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, JSON.stringify(adapters)],
   );
   return "queued";
 }

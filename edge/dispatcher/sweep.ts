@@ -59,8 +59,7 @@ async function endOverdueJobs(env: Env, sql: SqlStorage, pool: string, now: numb
     .bind(pool, now, PAGE)
     .all<{ id: string; model_hash: string; request_id: string }>();
   for (const { id, model_hash, request_id } of results) {
-    const noRunner = !canTake(sql, model_hash, ENGINE_VERSION) && !(await hasRun(env, sql, id));
-    const error = noRunner
+    const error = (await lacksRunner(env, sql, id, model_hash))
       ? ({ code: "no_runner", message: "No runner was connected that could take the job." } as const)
       : ({ code: "deadline_exceeded", message: "The job did not end before its deadline." } as const);
     // What it abandons is found by this sweep, among all that is abandoned.
@@ -70,12 +69,14 @@ async function endOverdueJobs(env: Env, sql: SqlStorage, pool: string, now: numb
   return results.length;
 }
 
-/** Whether anything of the job was ever given to a runner. */
-async function hasRun(env: Env, sql: SqlStorage, job: string): Promise<boolean> {
+/** Whether nothing of the job was ever given to a runner, and none is there that could take it all. */
+async function lacksRunner(env: Env, sql: SqlStorage, job: string, model_hash: string): Promise<boolean> {
   const { results } = await env.DB.prepare("SELECT execution_id FROM job_pictures WHERE job_id = ? AND execution_id IS NOT NULL")
     .bind(job)
     .all<{ execution_id: string }>();
-  return results.some(({ execution_id }) => (executionRow(sql, execution_id)?.epoch ?? 0) > 0);
+  const known = results.map(({ execution_id }) => executionRow(sql, execution_id));
+  if (known.some(row => row !== undefined && row.epoch > 0)) return false;
+  return known.some(row => !canTake(sql, row ?? { model_hash, refiner_hash: "" }, ENGINE_VERSION));
 }
 
 interface LiveExecution extends Cursor {

@@ -92,6 +92,11 @@ const migrations = [
   UPDATE leases SET grant_number = -rowid;
   CREATE INDEX leases_by_grant ON leases (grant_number);
   `,
+  `
+  ALTER TABLE executions ADD COLUMN refiner_hash TEXT NOT NULL DEFAULT ''; -- the second model that its runner needs; '': none
+  DROP INDEX executions_waiting;
+  CREATE INDEX executions_waiting ON executions (tenant, engine_version, model_hash, seq, refiner_hash) WHERE state = 'queued';
+  `,
 ] as const;
 
 export type ExecutionState = "queued" | "leased" | "committing" | "done";
@@ -103,6 +108,7 @@ export type ExecutionRow = {
   tenant: string;
   params_sha256: string;
   model_hash: string;
+  refiner_hash: string;
   engine_version: number;
   request_id: string;
   state: ExecutionState;

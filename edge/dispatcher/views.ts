@@ -13,8 +13,15 @@ const shown = { queued: "queued", leased: "running", committing: "committing", d
 /** An execution's live state. `position` counts the executions that come before it if nothing else arrives. */
 export function describeExecution(sql: SqlStorage, execution: string): ExecutionView {
   const row = executionRow(sql, execution);
-  if (!row) return { execution, state: "unknown", position: null, epoch: 0 };
-  return { execution, state: shown[row.state], position: row.state === "queued" ? position(sql, row) : null, epoch: row.epoch };
+  if (!row) return { execution, state: "unknown", position: null, no_runner: null, epoch: 0 };
+  const queued = row.state === "queued";
+  return {
+    execution,
+    state: shown[row.state],
+    position: queued ? position(sql, row) : null,
+    no_runner: queued && !canTake(sql, row, row.engine_version),
+    epoch: row.epoch,
+  };
 }
 
 /** Tenants take turns, the least recently served first: before the k-th of a tenant come k - 1 turns of everybody, and those served longer ago. */
@@ -31,11 +38,16 @@ function position(sql: SqlStorage, row: ExecutionRow): number {
   return sql.exec<{ position: number }>(query, row.tenant, row.front, row.seq).one().position;
 }
 
-/** Whether an instance is connected that can compute with this model. */
-export function canTake(sql: SqlStorage, modelHash: string, engineVersion: number): boolean {
-  const query =
-    "SELECT id FROM instances WHERE connected = 1 AND engine_version = ? AND EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?)";
-  return first(sql, query, engineVersion, modelHash) !== undefined;
+/** Whether an instance is connected that can compute with this model, and with this refiner where there is one. */
+export function canTake(
+  sql: SqlStorage,
+  { model_hash, refiner_hash }: Pick<ExecutionRow, "model_hash" | "refiner_hash">,
+  engineVersion: number,
+): boolean {
+  const query = `SELECT id FROM instances WHERE connected = 1 AND engine_version = ?1
+    AND EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?2)
+    AND (?3 = '' OR EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?3))`;
+  return first(sql, query, engineVersion, model_hash, refiner_hash) !== undefined;
 }
 
 /** The pool as an operator sees it. */

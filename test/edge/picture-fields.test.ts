@@ -339,6 +339,22 @@ describe("adapters in a request", () => {
 });
 
 describe("per_image", () => {
+  it("may say for every picture what the generation as a whole lacks", async () => {
+    const planned = await plan({ seed: seeds++, mask, per_image: [{ image }, { image, strength: 0.5 }] });
+    expect(planned.map(({ request }) => request.source?.strength)).toEqual([1, 0.5]);
+    expect(await errorsOf({ mask, per_image: [{ image }, {}] })).toMatchObject([{ field: "image" }]);
+  });
+
+  it("is in the answer again, also where its prompts take the place of equal ones", async () => {
+    const job = await generateMiss(key, {
+      ...{ model: "xl", seed: seeds++, prompt: "a", prompt_2: "a", negative_prompt: "n", negative_prompt_2: "n" },
+      per_image: [{ prompt: "b" }, { negative_prompt: "m" }],
+    });
+    const { request } = await readGeneration(key, job.id);
+    await compute(job.id);
+    expect((await generateHit(key, request)).request).toEqual(request);
+  });
+
   it("gives each picture its own prompt, seed, picture and adapters; the rest is shared", async () => {
     const adapter = await uploadAdapter(key, "per-image", loraFile(96, 2, 42));
     const planned = await plan({

@@ -43,6 +43,7 @@ async function holdLease() {
       tenant: `ten_${ulid()}`,
       params_sha256: "2".repeat(64),
       model_hash: model,
+      refiner_hash: "",
       engine_version: ENGINE_VERSION,
       request_id: `req_${ulid()}`,
       batch_key: "3".repeat(64),

@@ -34,7 +34,7 @@ it("takes an offer to a stored picture: lease, grant, upload, commit", async () 
   expect((await env.BUCKET.head(picture!.r2_key))?.size).toBe(result.bytes);
   expect(await env.BUCKET.head(stagingKey(id, 1))).toBeNull();
   expect(await dispatcherOf(pool).describe({ v: 1, executions: [id], models: [`sha256:${"b".repeat(64)}`, MODEL_HASH] })).toEqual({
-    executions: [{ execution: id, state: "done", position: null, epoch: 1 }],
+    executions: [{ execution: id, state: "done", position: null, no_runner: false, epoch: 1 }],
     served: [MODEL_HASH],
   });
 });

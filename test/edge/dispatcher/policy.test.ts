@@ -13,6 +13,7 @@ const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
 interface Queued {
   tenant?: string;
   model?: string;
+  refiner?: string;
   engine?: number;
   batch?: string;
   adapters?: string[];
@@ -21,13 +22,14 @@ interface Queued {
 function queue(
   sql: SqlStorage,
   execution: string,
-  { tenant = "t", model = "m", engine = 1, batch = "", adapters = [] }: Queued = {},
+  { tenant = "t", model = "m", refiner = "", engine = 1, batch = "", adapters = [] }: Queued = {},
 ): void {
   store.enqueue(sql, {
     execution,
     tenant,
     params_sha256: "",
     model_hash: model,
+    refiner_hash: refiner,
     engine_version: engine,
     request_id: "r",
     batch_key: batch,
@@ -66,6 +68,53 @@ function serveAll(sql: SqlStorage): string[] {
   for (let next = serve(sql); next !== undefined; next = serve(sql)) served.push(next);
   return served;
 }
+
+it("gives what needs a refiner only to an instance that has both models, and holds up nothing else", async () => {
+  const seen = await withSql(newPool(), sql => {
+    queue(sql, "refined", { refiner: "r" });
+    queue(sql, "refined-too", { refiner: "r" });
+    queue(sql, "plain");
+    connect(sql, "one-model", { n: 5 });
+    const alone = serve(sql);
+    const without = [serve(sql), describeExecution(sql, "refined").no_runner];
+    connect(sql, "refiner-only", { models: ["r"], n: 5 });
+    const stillNone = [serve(sql), describeExecution(sql, "refined").no_runner];
+    connect(sql, "both", { models: ["r", "m"], n: 5 });
+    const known = describeExecution(sql, "refined").no_runner;
+    const choice = choose(sql, 0, times);
+    return { alone, without, stillNone, known, choice, rest: serveAll(sql) };
+  });
+  expect(seen).toEqual({
+    alone: "plain",
+    without: [undefined, true],
+    stillNone: [undefined, true],
+    known: false,
+    choice: { instance: "both", executions: ["refined"], overtaken: null },
+    rest: ["refined", "refined-too"],
+  });
+});
+
+it("takes an instance whose refiner lies in its memory for warmer than one that has to load it", async () => {
+  const choice = await withSql(newPool(), sql => {
+    queue(sql, "refined", { refiner: "r" });
+    connect(sql, "half-warm", { models: ["m", "r"], resident: ["m"] });
+    connect(sql, "warm", { models: ["m", "r"], resident: ["m", "r"] });
+    return choose(sql, 0, times);
+  });
+  expect(choice?.instance).toBe("warm");
+});
+
+it("hands back what needs a refiner to none without it", async () => {
+  const seen = await withSql(newPool(), sql => {
+    queue(sql, "refined", { refiner: "r" });
+    connect(sql, "both", { models: ["m", "r"] });
+    const [lease] = store.lease(sql, choose(sql, 0, times)!, 0, times);
+    store.handBack(sql, lease!, "released", "both", 0, times);
+    connect(sql, "one-model");
+    return choose(sql, 0, times);
+  });
+  expect(seen).toBeUndefined();
+});
 
 it("lets tenants take turns, first in first out within each", async () => {
   const order = await withSql(newPool(), sql => {

@@ -161,7 +161,7 @@ class World {
   offer(number: number): void {
     const id = executionId(number);
     const tenant = `tenant-${number % 2}`;
-    const offered = { execution: id, tenant, params_sha256: "", model_hash: "m", engine_version: 1, request_id: "r" };
+    const offered = { execution: id, tenant, params_sha256: "", model_hash: "m", refiner_hash: "", engine_version: 1, request_id: "r" };
     const batch = { batch_key: batchKey(id), adapters: [`adapter-${number % 2}`] };
     expect(store.enqueue(this.sql, { ...offered, ...batch })).toBe(this.model.offer(id));
   }

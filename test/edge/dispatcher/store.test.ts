@@ -18,6 +18,7 @@ function queue(sql: SqlStorage, execution = "e"): string {
     tenant: "t",
     params_sha256: "",
     model_hash: "m",
+    refiner_hash: "",
     engine_version: 1,
     request_id: "req",
     batch_key: "",
@@ -356,7 +357,7 @@ it("forgets tombstones once no offer can be left, and not before; with the last 
 function computingBatch(sql: SqlStorage) {
   const executions = ["x", "y", "z"];
   for (const execution of executions) {
-    const offered = { execution, tenant: "t", params_sha256: "", model_hash: "m", engine_version: 1, request_id: "req" };
+    const offered = { execution, tenant: "t", params_sha256: "", model_hash: "m", refiner_hash: "", engine_version: 1, request_id: "req" };
     store.enqueue(sql, { ...offered, batch_key: "k", adapters: [] });
   }
   connect(sql, "r");

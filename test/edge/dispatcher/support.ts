@@ -69,6 +69,7 @@ interface JobOptions {
   readonly deadlineAt?: number;
   readonly createdAt?: number;
   readonly modelHash?: string;
+  readonly refinerHash?: string;
   /** '' : each alone. */
   readonly batchKey?: string;
   readonly inputs?: ExecutionInputs;
@@ -76,13 +77,19 @@ interface JobOptions {
 
 /** A job in D1 with an execution for each picture, as the API leaves it. */
 export async function acceptJob(pool: string, options: JobOptions = {}): Promise<AcceptedJob> {
-  const { tenant = newId("tenant"), pictures = 1, createdAt = Date.now(), modelHash = MODEL_HASH } = options;
+  const { tenant = newId("tenant"), pictures = 1, createdAt = Date.now(), modelHash = MODEL_HASH, refinerHash } = options;
+  const refiner = refinerHash === undefined ? null : { model: refinerHash, switch_at: 0.8 };
   const { batchKey = "", inputs = { files: [], adapters: [] } } = options;
   const { deadlineAt = createdAt + 600_000 } = options;
   const job = newId("job");
   const executions = await Promise.all(
     Array.from({ length: pictures }, async (_, i) => {
-      const params = canonicalPictureRequest({ ...pictureRequest, model: modelHash, seed: Math.floor(Math.random() * 2 ** 31) + i });
+      const params = canonicalPictureRequest({
+        ...pictureRequest,
+        model: modelHash,
+        refiner,
+        seed: Math.floor(Math.random() * 2 ** 31) + i,
+      });
       return { id: newId("execution"), params, params_sha256: await sha256Hex(params) };
     }),
   );

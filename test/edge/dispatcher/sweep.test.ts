@@ -92,6 +92,30 @@ it("ends a job at its deadline because no runner was there", async () => {
   });
 });
 
+it("ends a job at its deadline because no runner had its refiner besides its model, and tells so before", async () => {
+  const pool = newPool();
+  const refinerHash = `sha256:${"b".repeat(64)}`;
+  const job = await acceptJob(pool, { deadlineAt: Date.now() + 300, refinerHash });
+  await offer(pool, job);
+  await TestRunner.connect(pool, { ready: 1 });
+  await TestRunner.connect(pool, { ready: 1, models: [refinerHash] });
+  const { executions } = await dispatcherOf(pool).describe({ v: 1, executions: [job.executions[0]!.id], models: [] });
+  expect(executions).toMatchObject([{ state: "queued", no_runner: true }]);
+  await dispatcherOf(pool).watch({ v: 1, deadline_at: Date.now() + 300 });
+  await until(async () => (await jobStatus(job.job)).status === "failed", "the end of the job");
+  expect((await jobStatus(job.job)).error?.code).toBe("no_runner");
+});
+
+it("grants what needs a refiner to the runner that has both", async () => {
+  const pool = newPool();
+  const refinerHash = `sha256:${"b".repeat(64)}`;
+  await TestRunner.connect(pool, { ready: 1 });
+  const both = await TestRunner.connect(pool, { ready: 1, models: [MODEL_HASH, refinerHash] });
+  const job = await acceptJob(pool, { refinerHash });
+  await offer(pool, job);
+  expect((await both.acceptLease()).execution).toBe(job.executions[0]!.id);
+});
+
 it("ends a job at its deadline although a runner computes it, and stops the runner", async () => {
   const pool = newPool();
   const deadlineAt = Date.now() + 500;

@@ -351,7 +351,7 @@ describe("inputs", () => {
     peer.objects.delete(bad.inputs[0]!.key);
     await peer.grant([good, bad]);
     const fail = await peer.until(() => peer.of("fail")[0], "fail");
-    expect(fail).toMatchObject({ execution: bad.execution, code: "runner_failed", retryable: false });
+    expect(fail).toMatchObject({ execution: bad.execution, code: "input_gone", retryable: false });
     expect((await peer.until(() => peer.of("complete")[0], "complete")).execution).toBe(good.execution);
   });
 
