@@ -97,7 +97,7 @@ export async function droppedPackages(transfer) {
     .map(item => ({ entry: item.webkitGetAsEntry(), file: item.getAsFile() }));
   const packages = await Promise.all(
     items.map(async ({ entry, file }) => {
-      if (entry instanceof FileSystemDirectoryEntry) return packageOf(entry.name, await filesUnder(entry, ""));
+      if (isFolder(entry)) return packageOf(entry.name, await filesUnder(entry, ""));
       return file ? packageOf(file.name, [{ path: file.name, file }]) : null;
     }),
   );
@@ -121,12 +121,26 @@ async function filesUnder(folder, prefix) {
   const nested = await Promise.all(
     entries.map(async entry => {
       const path = `${prefix}${entry.name}`;
-      if (entry instanceof FileSystemDirectoryEntry) return filesUnder(entry, `${path}/`);
-      if (!(entry instanceof FileSystemFileEntry)) return [];
-      return [{ path, file: await new Promise((/** @type {(file: File) => void} */ resolve, reject) => entry.file(resolve, reject)) }];
+      return isFolder(entry) ? filesUnder(entry, `${path}/`) : [{ path, file: await fileOf(entry) }];
     }),
   );
   return nested.flat();
+}
+
+/**
+ * @param {FileSystemEntry | null} entry
+ * @returns {entry is FileSystemDirectoryEntry}
+ */
+function isFolder(entry) {
+  return entry?.isDirectory ?? false;
+}
+
+/**
+ * @param {FileSystemEntry} entry of a file
+ * @returns {Promise<File>}
+ */
+function fileOf(entry) {
+  return new Promise((resolve, reject) => /** @type {FileSystemFileEntry} */ (entry).file(resolve, reject));
 }
 
 /**

@@ -1,4 +1,5 @@
 import { droppedPackages } from "./adapter-upload.js";
+import { toast } from "./dom.js";
 import { bring } from "./library.js";
 import { startFrom } from "./source.js";
 
@@ -24,7 +25,7 @@ export function setUpDrops() {
     // A field that takes pictures has taken it already.
     if (event.defaultPrevented || !event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
-    void take(event.dataTransfer);
+    take(event.dataTransfer).catch(() => toast("What was dropped cannot be read."));
   });
   addEventListener("paste", event => {
     const picture = [...(event.clipboardData?.files ?? [])].find(isPicture);
