@@ -4,6 +4,7 @@
  */
 import type { TextEncoderConfig, UnetConfig, VaeConfig } from "./configs.ts";
 import { type ComponentName, type KeyFate, type KeyLayout, textEncoderKeys } from "./key-layouts.ts";
+import { originalResnetLayers, originalUnetBlocks } from "./original-unet.ts";
 
 /** A prefix of keys, and the prefix of names that stands for it; both end at a dot. */
 type Prefixes = ReadonlyMap<string, string>;
@@ -66,48 +67,11 @@ function renamed(key: string, blocks: Prefixes, inner: Prefixes): string | null 
   return null;
 }
 
-/** Layers of latent-diffusion's ResBlock; names within attention blocks are diffusers' own. */
-const unetInner: Prefixes = new Map([
-  ["in_layers.0.", "norm1."],
-  ["in_layers.2.", "conv1."],
-  ["emb_layers.1.", "time_emb_proj."],
-  ["out_layers.0.", "norm2."],
-  ["out_layers.3.", "conv2."],
-  ["skip_connection.", "conv_shortcut."],
-]);
-
+/** From the original names to diffusers'. */
 function unetTable({ levels }: UnetConfig): { blocks: Prefixes; inner: Prefixes } {
-  const blocks = new Map([
-    ["time_embed.0.", "time_embedding.linear_1."],
-    ["time_embed.2.", "time_embedding.linear_2."],
-    ["time_embed.cond_proj.", "time_embedding.cond_proj."],
-    ["label_emb.0.0.", "add_embedding.linear_1."],
-    ["label_emb.0.2.", "add_embedding.linear_2."],
-    ["input_blocks.0.0.", "conv_in."],
-    ["middle_block.0.", "mid_block.resnets.0."],
-    ["middle_block.1.", "mid_block.attentions.0."],
-    ["middle_block.2.", "mid_block.resnets.1."],
-    ["out.0.", "conv_norm_out."],
-    ["out.2.", "conv_out."],
-  ]);
-  let input = 1;
-  levels.forEach(({ layers, downAttends }, i) => {
-    for (let j = 0; j < layers; j++, input++) {
-      blocks.set(`input_blocks.${input}.0.`, `down_blocks.${i}.resnets.${j}.`);
-      if (downAttends) blocks.set(`input_blocks.${input}.1.`, `down_blocks.${i}.attentions.${j}.`);
-    }
-    if (i < levels.length - 1) blocks.set(`input_blocks.${input++}.0.op.`, `down_blocks.${i}.downsamplers.0.conv.`);
-  });
-  let output = 0;
-  levels.toReversed().forEach(({ layers, upAttends }, i) => {
-    for (let j = 0; j <= layers; j++, output++) {
-      blocks.set(`output_blocks.${output}.0.`, `up_blocks.${i}.resnets.${j}.`);
-      if (upAttends) blocks.set(`output_blocks.${output}.1.`, `up_blocks.${i}.attentions.${j}.`);
-    }
-    // The upsampler is the last member of the level's last block.
-    if (i < levels.length - 1) blocks.set(`output_blocks.${output - 1}.${upAttends ? 2 : 1}.conv.`, `up_blocks.${i}.upsamplers.0.conv.`);
-  });
-  return { blocks, inner: unetInner };
+  const turned = (names: Iterable<readonly [string, string]>): Prefixes =>
+    new Map([...names].map(([diffusers, original]) => [`${original}.`, `${diffusers}.`]));
+  return { blocks: turned(originalUnetBlocks(levels)), inner: turned(Object.entries(originalResnetLayers)) };
 }
 
 /** Layers of latent-diffusion's autoencoder blocks. */

@@ -2,8 +2,8 @@
  * Which of the base's modules a name in a LoRA file means. Kohya's names have every dot turned to an underscore, which cannot be turned
  * back, so all names that trainers give to each module of the base are listed, and a file's name is looked up among them.
  */
+import { levelsOfModules, originalModule, originalUnetBlocks } from "../../weights/original-unet.ts";
 import type { AdapterComponent, WeightShapes } from "../adapter.ts";
-import { originalUnetNames } from "./original-names.ts";
 
 /** A module of the base: its tensors are `<name>.weight` and perhaps `<name>.bias`. */
 export interface BaseModule {
@@ -23,9 +23,13 @@ export function moduleAliases(shapes: WeightShapes): Aliases {
   const add = (alias: string, module: BaseModule) => {
     if (!aliases.has(alias)) aliases.set(alias, module);
   };
-  for (const module of modulesOf(shapes, "unet")) addUnet(add, module);
-  const unetNames = modulesOf(shapes, "unet").map(({ name }) => name);
-  for (const [name, original] of originalUnetNames(unetNames)) addOriginal(add, { component: "unet", name }, original);
+  const unet = modulesOf(shapes, "unet");
+  for (const module of unet) addUnet(add, module);
+  const blocks = originalUnetBlocks(levelsOfModules(unet.map(({ name }) => name)));
+  for (const module of unet) {
+    const original = originalModule(module.name, blocks);
+    if (original !== undefined) addOriginal(add, module, original);
+  }
   const lone = !(shapes.textEncoder && shapes.textEncoder2);
   for (const component of ["textEncoder", "textEncoder2"] as const)
     for (const module of modulesOf(shapes, component)) addText(add, module, lone);

@@ -6,8 +6,8 @@ import type { LoraAdapter, WeightShapes } from "../../../gpu-runner/adapters/ada
 import { adapterDiskFiles } from "../../../gpu-runner/adapters/content-hash.ts";
 import { openLora } from "../../../gpu-runner/adapters/lora/lora.ts";
 import { moduleAliases } from "../../../gpu-runner/adapters/lora/module-names.ts";
-import { originalUnetNames } from "../../../gpu-runner/adapters/lora/original-names.ts";
 import { withAutoencoder } from "../../../gpu-runner/verify/substitute-autoencoder.ts";
+import { levelsOfModules, originalModule, originalUnetBlocks } from "../../../gpu-runner/weights/original-unet.ts";
 import { withSafetensors } from "../../../gpu-runner/weights/safetensors.ts";
 import { bytesOf, type TensorToWrite, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
 import { baseShapes } from "../fuzz/load.ts";
@@ -66,7 +66,7 @@ describe("namings of one base's modules", () => {
   it("SDXL: kohya's original names, diffusers' blocks, OneTrainer's dots, ComfyUI's and diffusers' prefixes mean the same", async () => {
     const reference = summary(await open(join(goldens, "adapters/lora/sdxl-kohya.safetensors"), sdxl));
     const unet = [...sdxl.unet!.keys()].filter(name => name.endsWith(".weight")).map(name => name.slice(0, -7));
-    const original = originalUnetNames(unet);
+    const blocks = originalUnetBlocks(levelsOfModules(unet));
     const texts = { textEncoder: "lora_te1", textEncoder2: "lora_te2" } as Record<string, string>;
     const rename = (naming: (component: string, name: string) => string) => (key: string) => {
       const { component, name, suffix } = dotted(sdxl, key);
@@ -78,7 +78,7 @@ describe("namings of one base's modules", () => {
       "OneTrainer's dots": (c: string, n: string) => (c === "unet" ? `lora_unet.${n}` : `${texts[c]}.${inner(n)}`),
       ComfyUI: (c: string, n: string) =>
         c === "unet"
-          ? `diffusion_model.${original.get(n)}`
+          ? `diffusion_model.${originalModule(n, blocks)}`
           : `text_encoders.clip_${c === "textEncoder" ? "l" : "g"}.transformer.${inner(n)}`,
       diffusers: (c: string, n: string) => (c === "unet" ? `unet.${n}` : `text_encoder${c === "textEncoder" ? "" : "_2"}.${inner(n)}`),
     };
@@ -98,13 +98,15 @@ describe("namings of one base's modules", () => {
       ...[1, 2, 3].flatMap(i => [0, 1, 2].map(j => `up_blocks.${i}.attentions.${j}.proj_in`)),
       ...[0, 1, 2].map(i => `up_blocks.${i}.upsamplers.0.conv`),
     ];
-    const original = originalUnetNames(names);
+    const blocks = originalUnetBlocks(levelsOfModules(names));
+    const original = new Map(names.flatMap(name => [[name, originalModule(name, blocks)] as const].filter(([, found]) => found)));
     expect(original.get("down_blocks.2.attentions.1.proj_in")).toBe("input_blocks.8.1.proj_in");
     expect(original.get("down_blocks.2.downsamplers.0.conv")).toBe("input_blocks.9.0.op");
     expect(original.get("up_blocks.0.upsamplers.0.conv")).toBe("output_blocks.2.1.conv");
     expect(original.get("up_blocks.1.upsamplers.0.conv")).toBe("output_blocks.5.2.conv");
     expect(original.get("up_blocks.3.attentions.2.proj_in")).toBe("output_blocks.11.1.proj_in");
-    expect(original.size).toBe(names.length);
+    expect(new Set(original.values()).size).toBe(names.length);
+    expect(originalModule("up_blocks.0.resnets.0.nonsense", blocks)).toBeUndefined();
   });
 });
 
