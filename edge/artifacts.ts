@@ -4,6 +4,7 @@ import type { GenerationView } from "../shared/job.ts";
 import { mediaTypes } from "../shared/picture.ts";
 import { type Env, settings } from "./env.ts";
 import { errorFields, log } from "./log.ts";
+import { recallMissing } from "./recall.ts";
 import { equalSecrets, hmac } from "./secrets.ts";
 import type { TenantStore } from "./tenant.ts";
 
@@ -46,13 +47,14 @@ export function parseRange(header: string | undefined, bytes: number): ByteRange
   return { offset, length: end - offset };
 }
 
-/** Deletes the files of pictures whose rows are gone. What stays behind is swept up as orphans. */
+/** Deletes files whose rows are gone. What stays behind is swept up as orphans. */
 export async function removeFiles(env: Env, keys: readonly string[]): Promise<void> {
   try {
     // R2 deletes up to 1,000 objects a call.
     for (let start = 0; start < keys.length; start += 1000) await env.BUCKET.delete(keys.slice(start, start + 1000));
+    await recallMissing(env, keys);
   } catch (error) {
-    log("warn", "files of deleted pictures not deleted", { count: keys.length, ...errorFields(error) });
+    log("warn", "files of deleted rows not deleted", { count: keys.length, ...errorFields(error) });
   }
 }
 

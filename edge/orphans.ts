@@ -2,6 +2,7 @@ import { and, eq, inArray, lt, ne, type SQL, sql } from "drizzle-orm";
 import { database } from "./database.ts";
 import { type Env, settings } from "./env.ts";
 import { errorFields, log } from "./log.ts";
+import { recallMissing } from "./recall.ts";
 import {
   adapterFiles,
   adapters,
@@ -24,7 +25,7 @@ const MAX_SECURITY_EVENTS = 10_000;
 
 /**
  * Where files lie, what their keys tell, and the condition under which a row still needs one; `k` is a row of json_each with what the key told.
- * A key of another form is nobody's orphan: it is left alone. Keys: shared/protocol.ts (staging), edge/settle.ts (pictures), edge/tenant.ts.
+ * A key of another form is nobody's orphan: it is left alone. Keys: shared/protocol.ts (staging), edge/settle.ts (pictures), edge/tenant-files.ts.
  *
  * While an execution isn't terminal in D1, its commit may be under way, which writes the file before the row; once it is terminal, no row comes
  * that is not there already, and no staged file is read again.
@@ -84,7 +85,10 @@ async function sweepKind(
     return told && uploaded.getTime() < oldest ? [{ key, ...told }] : [];
   });
   const orphans = await unneeded(env, candidates, needed);
-  if (orphans.length > 0) await env.BUCKET.delete(orphans);
+  if (orphans.length > 0) {
+    await env.BUCKET.delete(orphans);
+    await recallMissing(env, orphans);
+  }
   const after = page.truncated ? page.objects.at(-1)!.key : "";
   await db.insert(sweepCursors).values({ prefix, after }).onConflictDoUpdate({ target: sweepCursors.prefix, set: { after } });
   return { listed: page.objects.length, deleted: orphans.length };

@@ -31,6 +31,9 @@ function nullable<T>(rule: Rule<T>): Rule<T | null> {
 
 type Use<K extends AdapterKind> = Extract<AdapterUse, { kind: K }>;
 
+/** What a control map's strength and picture have to do with the batch. */
+const control = { weight: own, start: equal, end: equal, image: own, preprocess: own };
+
 /** Null: items of one batch may have different sets of the kind. Strengths are applied per item, except where the kind has no such input. */
 const adapterRules = {
   lora: null,
@@ -49,11 +52,7 @@ const adapterRules = {
   controlnet: fields<Use<"controlnet">>({
     kind: equal,
     adapter: equal,
-    weight: own,
-    start: equal,
-    end: equal,
-    image: own,
-    preprocess: own,
+    ...control,
     guess_mode: equal,
     global_pool: equal,
     control_mode: equal,
@@ -61,11 +60,7 @@ const adapterRules = {
   "t2i-adapter": fields<Use<"t2i-adapter">>({
     kind: equal,
     adapter: equal,
-    weight: own,
-    start: equal,
-    end: equal,
-    image: own,
-    preprocess: own,
+    ...control,
   }),
 } as const satisfies { [K in AdapterKind]: Rule<Use<K>> | null };
 

@@ -6,6 +6,8 @@ import { wakeDispatchers } from "../../edge/dispatcher/wake.ts";
 import { type Env, settings } from "../../edge/env.ts";
 import { sweepOrphans } from "../../edge/orphans.ts";
 import { stagingKey } from "../../shared/protocol.ts";
+import { loraFile, pngFile, uploadAdapter, uploadPicture } from "./files.ts";
+import { call, newKey } from "./support.ts";
 
 const tenant = `ten_${ulid()}`;
 const picturesKey = (execution: string) => `pictures/${tenant}/${execution}.png`;
@@ -245,6 +247,62 @@ describe("files that clients hand in", () => {
       "inputs/somewhere else",
       `inputs/${tenant}/${used}`,
     ]);
+  });
+});
+
+describe("a file that is handed in again at the moment of its deletion", () => {
+  /** The bucket, in which whoever comes right before a deletion finds everything still. */
+  const deletingAfter = (meanwhile: (deleted: string[]) => Promise<unknown>) =>
+    bucketWith({
+      delete: async (deleted: string[]) => {
+        await meanwhile(deleted);
+        return env.BUCKET.delete(deleted);
+      },
+    });
+
+  it("is asked for, as an upload and as an adapter, where the sweep took it", async () => {
+    const { key, tenant_id } = await newKey();
+    const [picture, lora] = [pngFile(), loraFile(96, 2, 900)];
+    const upload = await uploadPicture(key, picture);
+    const adapter = await uploadAdapter(key, "swept", lora);
+    await env.DB.batch(
+      ["uploads", "adapter_files", "adapters"].map(table => env.DB.prepare(`DELETE FROM ${table} WHERE tenant_id = ?`).bind(tenant_id)),
+    );
+    // As clients that found the files there.
+    const swept = deletingAfter(async ([object]) => {
+      if (object!.startsWith("inputs/"))
+        return run(
+          "INSERT INTO uploads (id, tenant_id, sha256, bytes, media_type, ready, created_at, expires_at) VALUES (?, ?, ?, ?, 'image/png', 1, 1, ?)",
+          ...[upload.id, tenant_id, upload.sha256, picture.length, later()],
+        );
+      await run(
+        "INSERT INTO adapters (id, tenant_id, name, version, hash, visibility, status, created_at) VALUES (?, ?, 'swept', 1, ?, 'private', 'ready', 1)",
+        ...[adapter.id, tenant_id, adapter.hash],
+      );
+      return run(
+        "INSERT INTO adapter_files (adapter_id, path, tenant_id, sha256, bytes) VALUES (?, 'swept.safetensors', ?, ?, ?)",
+        ...[adapter.id, tenant_id, adapter.files[0]!.sha256, lora.length],
+      );
+    });
+    await sweepOrphans(swept, later());
+    expect(await (await call(`/v1/uploads/${upload.id}`, { key })).json()).toMatchObject({ status: "waiting" });
+    expect(await (await call(`/v1/adapters/${adapter.id}`, { key })).json()).toMatchObject({ status: "uploading" });
+    expect(await uploadPicture(key, picture)).toMatchObject({ id: upload.id, status: "ready" });
+    expect(await uploadAdapter(key, "swept", lora)).toMatchObject({ id: adapter.id, status: "ready" });
+  });
+
+  it("is asked for where another adapter's deletion took it", async () => {
+    const { key } = await newKey();
+    const lora = loraFile(96, 2, 901);
+    const adapter = await uploadAdapter(key, "deleted", lora);
+    const described = { name: "again", files: adapter.files.map(({ path, sha256, bytes }) => ({ path, sha256, bytes })) };
+    const opened: { id: string; status: string }[] = [];
+    const meanwhile = deletingAfter(async () => {
+      opened.push(await (await call("/v1/adapters", { method: "POST", key, json: described })).json());
+    });
+    expect((await call(`/v1/adapters/${adapter.id}`, { method: "DELETE", key, env: meanwhile })).status).toBe(204);
+    expect(opened).toMatchObject([{ status: "ready" }]);
+    expect(await (await call(`/v1/adapters/${opened[0]!.id}`, { key })).json()).toMatchObject({ status: "uploading" });
   });
 });
 

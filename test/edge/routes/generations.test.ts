@@ -270,3 +270,41 @@ describe("DELETE /v1/generations/{id}", () => {
     expect(["abandoned", "canceled"]).toContain(row!.state);
   });
 });
+
+it("shows a generation whose request was stored before there were adapters and input pictures", async () => {
+  const { key } = await newKey();
+  const job = await generateMiss(key, { seed: 1 });
+  const stored = {
+    ...{
+      prompt: "a red cube",
+      negative_prompt: "",
+      model: "pocket",
+      width: 128,
+      height: 96,
+      steps: 20,
+      guidance_scale: 3,
+      guidance_rescale: 0.5,
+    },
+    ...{
+      seed: 1,
+      sampler: "euler",
+      sampler_options: {},
+      num_images: 1,
+      format: "png",
+      output: "url",
+      adapters: [],
+      cache: "auto",
+      deadline: 600,
+    },
+  };
+  await env.DB.prepare("UPDATE jobs SET request = ? WHERE id = ?").bind(JSON.stringify(stored), job.id).run();
+  const generation = await readGeneration(key, job.id);
+  expect(generation.request).toMatchObject({
+    ...stored,
+    image: null,
+    per_image: [],
+    prompt_syntax: "plain",
+    noise_source: "philox",
+    clip_skip: 0,
+  });
+});
