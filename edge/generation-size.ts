@@ -30,6 +30,9 @@ export function sizeErrors(
   return [{ field, expected: `a multiple of ${multiple} from ${least} to ${most}, as the model ${name} draws`, got: String(got) }];
 }
 
+/** Most pixels of a result. A second pass holds them all at once. */
+const MAX_RESULT_PIXELS = 4096 * 4096;
+
 /** What is wrong with the size of a second pass, or with what is painted around a picture. */
 export function passErrors(
   { width, height, upscale, outpaint }: ResolvedRequest,
@@ -38,6 +41,9 @@ export function passErrors(
   const errors: FieldError[] = [];
   if (upscale && [width, height].some(pixels => (pixels * upscale.scale) % multiple !== 0)) {
     const expected = `a scale that makes ${width} x ${height} multiples of ${multiple}`;
+    errors.push({ field: "upscale.scale", expected, got: String(upscale.scale) });
+  } else if (upscale && width * height * upscale.scale ** 2 > MAX_RESULT_PIXELS) {
+    const expected = `a scale that makes of ${width} x ${height} a picture of at most ${MAX_RESULT_PIXELS} pixels`;
     errors.push({ field: "upscale.scale", expected, got: String(upscale.scale) });
   }
   if (outpaint && (outpaint.left + outpaint.right >= width || outpaint.top + outpaint.bottom >= height))

@@ -112,9 +112,12 @@ const commands: Readonly<Record<string, Command>> = {
   "model remove": async (connect, { words }) => {
     const name = required(words[0], "model remove needs the model's name.");
     const client = connect();
-    const model = (await client.listModels()).find(known => known.name === name);
+    const models = await client.listModels();
+    const hash = models.find(known => known.name === name)?.hash;
     await client.removeModel(name);
-    if (model) modelStore().remove(model.hash);
+    // The same content may be served under another name.
+    const stays = models.some(known => known.name !== name && known.hash === hash);
+    if (hash !== undefined && !stays) modelStore().remove(hash);
     console.log("Removed. Its files are where they were.");
   },
   "dead-letters list": async connect =>

@@ -43,7 +43,7 @@ export async function uploadAdapter({ name, files }, onProgress) {
   /** @type {Adapter} */
   const opened = await (await call("/v1/adapters", { method: "POST", body: JSON.stringify({ name, files: described }) })).json();
   for (const [index, { upload }] of opened.files.entries()) {
-    const sent = files.find((_, i) => described[i]?.path === opened.files[index]?.path);
+    const sent = files.find((_, i) => described[i]?.sha256 === opened.files[index]?.sha256);
     if (!upload || !sent) continue;
     await sendFile(upload.method, onThisOrigin(upload.url), {
       body: sent.file,

@@ -16,6 +16,7 @@ let mask: string;
 beforeAll(async () => {
   await registerModel();
   await registerModel({ name: "inpainter", hash: `sha256:${"b".repeat(64)}`, tasks: ["inpaint"] });
+  await registerModel({ name: "wide", hash: `sha256:${"f".repeat(64)}`, max_size: 2048 });
   await registerModel({ name: "editor", hash: `sha256:${"c".repeat(64)}`, tasks: ["edit"] });
   await registerModel({ name: "xl", hash: `sha256:${"d".repeat(64)}`, family: "sdxl", text_widths: [96, 128] });
   await registerModel({
@@ -276,6 +277,12 @@ describe("what does not fit together is refused by field", () => {
     ["a refiner of another family", { refiner: { model: "pocket" } }, "refiner.model", /SDXL/],
     ["an unknown refiner", { refiner: { model: "gone" } }, "refiner.model", /one of/],
     ["a scale that makes odd sizes", { upscale: { scale: 1.01 } }, "upscale.scale", /multiples of 8/],
+    [
+      "a scale that makes too many pixels",
+      { model: "wide", width: 2048, height: 2048, upscale: { scale: 4 } },
+      "upscale.scale",
+      /16777216 pixels/,
+    ],
     ["guidance that ends before it starts", { guidance_interval: [0.5, 0.5] }, "guidance_interval", /a start before the end/],
     ["fewer overrides than pictures", { num_images: 3, per_image: [{}, {}] }, "per_image", /3 items/],
     ["an override that is none", { per_image: [{ steps: 3 }] }, "per_image.0.steps", /no such field/],

@@ -117,6 +117,10 @@ describe("npm run model", () => {
     const manifest = echo();
     answer = { status: 200, body: { data: [manifest] } };
     expect((await runWith({ ATELIER_STATE }, "model", "list")).out).toContain(resolve("models/pocket"));
+    answer = { status: 200, body: { data: [manifest, { ...manifest, name: "another-name" }] } };
+    expect((await runWith({ ATELIER_STATE }, "model", "remove", "mine")).code).toBe(0);
+    expect(readModelRegistry(registry)).toHaveLength(1);
+    answer = { status: 200, body: { data: [manifest] } };
     expect((await runWith({ ATELIER_STATE }, "model", "remove", "mine")).out).toBe("Removed. Its files are where they were.\n");
     expect(readModelRegistry(registry)).toEqual([]);
   });
