@@ -14,6 +14,8 @@ const adapterSchema = z.object({
   weight: z.number(),
   token: z.string().optional(),
   textEncoder: z.int().positive().optional(),
+  start: z.number().optional(),
+  end: z.number().optional(),
 });
 
 const caseSchema = z

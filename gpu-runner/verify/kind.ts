@@ -22,6 +22,9 @@ export interface GoldenAdapter {
   token?: string;
   /** Of an inversion in one file per text encoder: 1 or 2. */
   textEncoder?: number;
+  /** Shares of the run between which it works. */
+  start?: number;
+  end?: number;
 }
 
 /** An output that is not there because the case's file was refused; it counts where the case demands that (`params.mustRefuse`). */
@@ -56,7 +59,7 @@ export interface VerifyContext {
   /** Absolute path of the case's model folder or file; throws where the case names none. */
   modelPath: string;
   cacheDir: string;
-  /** Absolute path of a file or folder that the case names, such as an adapter's; throws where it leads out of the cases' folder. */
+  /** Absolute path of a file or folder that the case names, such as an adapter's; throws where it leads out of the folder that holds the cases' one. */
   path(relative: string): string;
   /** The case's input by its name; throws where there is none. */
   input(name: string): GoldenTensor;

@@ -29,8 +29,8 @@ export const inversionSupport = {
   kohya: { title: "emb_params", proof: "reference" },
   a1111: { title: ".pt with string_to_param, read as data", proof: "reference" },
   "clip_l-clip_g": { title: "SDXL in one file", proof: "reference" },
-  onetrainer: { title: "emp_params; rows for the encoder's result are left out", proof: "untested" },
-  replicate: { title: "text_encoders_0, text_encoders_1", proof: "untested" },
+  onetrainer: { title: "emp_params; rows for the encoder's result are left out", proof: "second-implementation" },
+  replicate: { title: "text_encoders_0, text_encoders_1", proof: "second-implementation" },
 } as const satisfies Record<(typeof inversionLayoutNames)[number], Support>;
 
 export const hyperNetworkSupport = {

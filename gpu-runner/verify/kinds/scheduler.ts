@@ -64,7 +64,7 @@ export function unsupportedScheduler(name: unknown): string | null {
 }
 
 /** Hands out the rows of a tensor [draws, …] in order. */
-export function queuedNoise({ data, shape }: TensorF32): SamplerRun["noise"] {
+function queuedNoise({ data, shape }: TensorF32): SamplerRun["noise"] {
   const [draws, ...rest] = shape;
   const size = rest.reduce((product, dim) => product * dim, 1);
   let drawn = 0;
@@ -75,7 +75,7 @@ export function queuedNoise({ data, shape }: TensorF32): SamplerRun["noise"] {
 }
 
 /** For a case without noises: its sampler has to be deterministic. */
-export function noNoise(): never {
+function noNoise(): never {
   throw new Error("the sampler draws noise, and the case has none");
 }
 

@@ -37,7 +37,7 @@ export const sourcePictureKind: VerifyKind = {
 /** The case's `image` [H, W, 3] and `mask` [H, W] in whole bytes / 255, as files of a request. */
 export async function sourceOf(
   { blur, paddingCrop, fill, outpaint }: SourceSettings,
-  size: { width: number; height: number },
+  { width, height }: { width: number; height: number },
   context: VerifyContext,
   isMasked: boolean,
 ): Promise<SourcePicture> {
@@ -47,7 +47,7 @@ export async function sourceOf(
     await writePng(context, "image", file("image"));
     if (isMasked) await writePng(context, "mask", file("mask"));
     const mask = isMasked ? { image: "mask", blur, padding_crop: paddingCrop, fill } : null;
-    const source = await prepareSource({ source: { image: "image", strength: 1 }, mask, outpaint, ...size }, { file, adapter: file });
+    const source = await prepareSource({ source: { image: "image", strength: 1 }, mask, outpaint, width, height }, { file, adapter: file });
     return source!;
   } finally {
     rmSync(folder, { recursive: true });
