@@ -12,7 +12,7 @@ export const adapterKinds = {
   lora: { title: "LoRA", settings: [...span, "text_encoder_weight", "dora"] },
   "textual-inversion": { title: "Textual inversion", settings: ["token"] },
   hypernetwork: { title: "Hypernetwork", settings: span },
-  "ip-adapter": { title: "IP-Adapter", settings: [...span, "image", "images", "embedding", "mask"] },
+  "ip-adapter": { title: "IP-Adapter", settings: [...span, "image", "images", "embedding", "mask", "shortcut"] },
   controlnet: { title: "ControlNet", settings: [...control, "guess_mode", "global_pool", "control_mode"] },
   "t2i-adapter": { title: "T2I-Adapter", settings: control },
 };

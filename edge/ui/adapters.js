@@ -103,14 +103,25 @@ function card(use, index) {
   );
   if (misfit) head.append(make("p", { className: "error" }, misfit));
   remove.dataset.control = "";
-  // One picture is the first of several: a single field would ask for the same twice.
-  const settings = kind.settings.filter(
-    setting => !(setting === "image" && /** @type {readonly string[]} */ (kind.settings).includes("images")),
-  );
+  const settings = kind.settings.filter(setting => applies(setting, kind.settings, adapter.manifest?.layout ?? ""));
   const fields = settings.map(setting => controls[/** @type {keyof typeof controls} */ (setting)](`${name}.${setting}`, use));
   const item = make("li", { className: "use" }, head, make("div", { className: "pair" }, ...fields));
   item.dataset.field = name;
   return item;
+}
+
+/**
+ * Whether a setting says something for an adapter of this layout.
+ * @param {keyof Setting} setting
+ * @param {readonly (keyof Setting)[]} settings of its kind
+ * @param {string} layout
+ */
+function applies(setting, settings, layout) {
+  // One picture is the first of several: a field of its own would ask for the same twice.
+  if (setting === "image") return !settings.includes("images");
+  if (setting === "embedding") return layout.startsWith("faceid");
+  if (setting === "images") return layout !== "faceid";
+  return setting !== "control_mode" || layout.endsWith("union");
 }
 
 /**
@@ -141,17 +152,13 @@ function number(key, label, { step, placeholder, min, max }) {
  * @param {keyof Setting} key
  * @param {string} label
  * @param {Record<string, string>} choices by value; "" leaves the setting out
- * @param {(() => void)} [after]
  * @returns {SettingControl}
  */
-function choice(key, label, choices, after) {
+function choice(key, label, choices) {
   return (name, { setting }) => {
     const select = make("select", { id: name, name }, ...Object.entries(choices).map(([value, title]) => new Option(title, value)));
     select.value = String(setting[key] ?? Object.keys(choices)[0]);
-    select.addEventListener("change", () => {
-      put(setting, key, select.value || undefined);
-      after?.();
-    });
+    select.addEventListener("change", () => put(setting, key, select.value || undefined));
     return asField(name, make("label", { htmlFor: name }, label), select);
   };
 }
@@ -184,6 +191,20 @@ function file(key, label, hint, accepts = "picture") {
 /** @type {SettingControl} */
 function weight(name, { setting }) {
   return wide(slider(name, "Weight", { from: -1, to: 2, step: 0.05, value: setting.weight ?? 1 }, value => put(setting, "weight", value)));
+}
+
+/** How the control map is made, which no picture shows before the drawing. @type {SettingControl} */
+function preprocess(name, use) {
+  const field = choice("preprocess", "Control map", preprocessors)(name, use);
+  const hint = make("p", { className: "hint" });
+  const say = () => {
+    const by = use.setting.preprocess ?? "none";
+    hint.textContent = by === "none" ? "The picture is taken as it is." : `${by} makes the map of the picture when it is drawn.`;
+  };
+  field.addEventListener("change", say);
+  field.append(hint);
+  say();
+  return wide(field);
 }
 
 /** @type {SettingControl} */
@@ -262,11 +283,12 @@ const controls = {
   images: references,
   start: number("start", "From", { ...share, placeholder: "0" }),
   end: number("end", "Until", { ...share, placeholder: "1" }),
-  text_encoder_weight: number("text_encoder_weight", "Text encoder weight", { step: 0.05, placeholder: "the weight" }),
+  text_encoder_weight: number("text_encoder_weight", "Text weight", { step: 0.05, placeholder: "the weight" }),
   control_mode: number("control_mode", "Control of a union", { step: 1, min: 0, max: 31, placeholder: "none" }),
   dora: choice("dora", "DoRA", { "": "as its file says", peft: "PEFT", interpolate: "interpolate" }),
-  preprocess: choice("preprocess", "Control map", preprocessors),
+  preprocess,
   guess_mode: flag("guess_mode", "Guess mode: works without a prompt"),
+  shortcut: flag("shortcut", "Second version of FaceID-plus"),
   global_pool: flag("global_pool", "Average its residuals over the picture"),
   image: file("image", "Control picture", "A control map, or a picture to make it of"),
   mask: file("mask", "Where it works", "White where it works; everywhere where absent"),

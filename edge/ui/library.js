@@ -47,6 +47,7 @@ export function knownAdapter(id) {
 }
 
 export async function openLibrary() {
+  for (const settled of document.querySelectorAll("#uploads [data-status]")) settled.remove();
   if (!dialog.open) dialog.showModal();
   showList();
   await refreshAdapters().catch(complain);
@@ -136,7 +137,8 @@ function entry(adapter) {
 
 /** @param {Adapter} adapter */
 function description({ kind, manifest, version, bytes, visibility, owned }) {
-  const families = manifest?.families.map(familyTitle).join(", ");
+  const width = manifest?.cross_attention_dim ?? manifest?.text_widths.find(each => each !== null);
+  const families = manifest?.families.map(familyTitle).join(", ") || (width && `text width ${width}`);
   return [
     kind ? adapterKinds[kind].title : "",
     manifest?.layout,

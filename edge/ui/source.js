@@ -19,6 +19,7 @@ const picture = pictureField("image", "Picture", {
   hint: "Drop, paste or choose one, or use one of the gallery",
   onChange: () => {
     if (mask.value) mask.set(null);
+    if (!picture.value) strengthChosen = false;
     fitSize();
     update();
   },
@@ -140,12 +141,13 @@ export function readSource() {
  * @param {GenerationRequest} request
  */
 export async function fillSource(request) {
-  strengthChosen = request.strength !== undefined && !!request.image;
+  picture.set(null);
   if (request.image) {
     section.open = true;
     await picture.show(request.image);
-    if (request.mask) await mask.show(request.mask);
-  } else picture.set(null);
+    if (request.mask && picture.value) await mask.show(request.mask);
+    strengthChosen = request.strength !== undefined;
+  }
   if (request.strength !== undefined) setStrength(request.strength);
   if (request.width) byId("width", HTMLInputElement).value = String(request.width);
   if (request.height) byId("height", HTMLInputElement).value = String(request.height);

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { BrowserContext, Page } from "playwright-core";
@@ -177,6 +177,33 @@ describe.skipIf(!executable)("in a real browser", () => {
     await page.keyboard.press("Escape");
   });
 
+  test("a large file goes to its own URL, and a folder is one adapter", async () => {
+    await page.getByRole("button", { name: "Add an adapter" }).click();
+    const key = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k";
+    const kohya = `lora_unet_${key.replaceAll(".", "_")}`;
+    const path = join(folder, "wide.safetensors");
+    writeSafetensors(path, [tensor(`${kohya}.lora_down.weight`, [4096, 192]), tensor(`${kohya}.lora_up.weight`, [128, 4096])]);
+    const sent = page.waitForRequest(request => request.method() === "PUT");
+    await page.locator("#adapter-files").setInputFiles(path);
+    expect(new URL((await sent).url()).pathname).toMatch(/^\/v1\/adapters\/adp_\w+\/files\/[0-9a-f]{64}$/);
+    await dialog()
+      .locator(".upload")
+      .filter({ hasText: /^wideLoRA, kohya.*Ready/ })
+      .waitFor();
+    const peft = join(folder, "peft-style");
+    mkdirSync(peft);
+    const side = (name: string, shape: number[]) => tensor(`base_model.model.${key}.lora_${name}.weight`, shape);
+    writeSafetensors(join(peft, "adapter_model.safetensors"), [side("A", [4, 192]), side("B", [128, 4])]);
+    writeFileSync(join(peft, "adapter_config.json"), JSON.stringify({ peft_type: "LORA", r: 4, lora_alpha: 4, target_modules: ["to_k"] }));
+    writeFileSync(join(peft, "README.md"), "Stays behind.");
+    await page.locator("#adapter-folder").setInputFiles(peft);
+    await dialog()
+      .locator(".upload")
+      .filter({ hasText: /^peft-styleLoRA, peft.*Ready/ })
+      .waitFor();
+    await page.keyboard.press("Escape");
+  });
+
   test("a control picture goes into the request by its id, with how its map is made", async () => {
     await dropAdapter("edges.safetensors", controlNet);
     await dialog().getByRole("button", { name: "Add edges" }).click();
@@ -246,6 +273,47 @@ describe.skipIf(!executable)("in a real browser", () => {
     expect(JSON.stringify(again)).not.toContain("data:");
   });
 
+  test("the form shows what the chosen model does, and nothing else", async () => {
+    await page.route("**/v1/models", async route => {
+      const { data, ...rest } = z.looseObject({ data: z.array(z.looseObject({})) }).parse(await (await route.fetch()).json());
+      const xl = {
+        ...data[0],
+        name: "large",
+        family: "sdxl",
+        text_widths: [768, 1280],
+        tasks: ["text-to-image", "image-to-image", "inpaint"],
+      };
+      const others = [xl, { ...xl, name: "finish", family: "sdxl-refiner" }, { ...data[0], name: "editor", tasks: ["edit"] }];
+      await route.fulfill({ json: { ...rest, data: [...data, ...others] } });
+    });
+    await page.reload();
+    await firstTile().getByRole("button", { name: "Use as input" }).click();
+    await page.getByText("From the gallery").waitFor();
+    await page.getByText("Advanced", { exact: true }).click();
+    const shown = async (label: string) => (await page.getByLabel(label, { exact: true }).filter({ visible: true }).count()) === 1;
+    const labels = ["Second prompt", "Original size", "Refiner", "Image guidance", "Strength", "Left"];
+    for (const [model, expected] of Object.entries({
+      pocket: ["Strength", "Left"],
+      large: ["Second prompt", "Original size", "Refiner", "Strength", "Left"],
+      editor: ["Image guidance"],
+    })) {
+      await page.getByLabel("Model", { exact: true }).selectOption(model);
+      const found = await Promise.all(labels.map(async label => ((await shown(label)) ? [label] : [])));
+      expect(found.flat(), model).toEqual(expected);
+    }
+    await page.getByLabel("Model", { exact: true }).selectOption("large");
+    await page.getByLabel("Original size", { exact: true }).fill("1024, 768");
+    await page.getByLabel("Refiner", { exact: true }).selectOption("finish");
+    await page.getByLabel("Second pass", { exact: true }).selectOption("pixel");
+    await page.getByLabel("Guidance until", { exact: true }).fill("0.5");
+    expect(await copiedRequest()).toMatchObject({
+      micro_conditioning: { original_size: [1024, 768] },
+      refiner: { model: "finish" },
+      upscale: { mode: "pixel" },
+      guidance_interval: [0, 0.5],
+    });
+  });
+
   test("light, dark and narrow: every control has a name and a contrast, nothing overflows, nobody complained", async () => {
     for (const colorScheme of ["light", "dark"] as const) {
       await page.emulateMedia({ colorScheme });
@@ -254,6 +322,7 @@ describe.skipIf(!executable)("in a real browser", () => {
     expect(await namelessControls(page)).toEqual([]);
     await page.setViewportSize({ width: 360, height: 740 });
     expect(await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")).toBe(true);
+    await page.locator("#adapters summary").click();
     await page.getByRole("button", { name: "Add an adapter" }).click();
     expect(await page.evaluate("(d => d.scrollWidth <= d.clientWidth)(document.querySelector('#library'))")).toBe(true);
     expect(complaints).toEqual([]);
