@@ -104,7 +104,7 @@ export const unservedSuffixes: readonly (readonly [string, string])[] = [
 ];
 
 /** Layers of attention in diffusers' first LoRA files, by their names today. */
-const oldAttention = /^(.*?)(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up)(?:\.weight)?$/;
+const oldAttention = /^(.*?)(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up|alpha)(?:\.weight)?$/;
 
 export interface LoraKey {
   /** As the file names it; `to_q_lora` of old files already as `to_q`, `to_out_lora` as `to_out.0`. */
@@ -115,7 +115,7 @@ export interface LoraKey {
 /** Null where no row knows the key. */
 export function splitLoraKey(key: string): LoraKey | null {
   const old = oldAttention.exec(key);
-  if (old) return { module: oldModule(old[1]!, old[2]!), part: old[3] === "down" ? "down" : "up" };
+  if (old) return { module: oldModule(old[1]!, old[2]!), part: old[3] as "down" | "up" | "alpha" };
   const row = suffixes.find(([suffix]) => key.endsWith(suffix));
   if (row) return { module: key.slice(0, -row[0].length), part: row[1] };
   // (IA)3 saves a plain weight; only under kohya's prefix is it not the base's own.

@@ -288,7 +288,7 @@ const operations: Readonly<Record<number, (m: Machine) => void>> = {
   82: m => call(m), // REDUCE
   129: m => call(m), // NEWOBJ
   98: m => build(m),
-  81: m => m.push(storageReference(m.pop())), // BINPERSID
+  81: m => m.push(persistentValue(m.pop())), // BINPERSID
 };
 
 function globalNamed(name: string): PickleGlobal {
@@ -333,6 +333,12 @@ function orderedDict([pairs]: readonly PickleValue[]): PickleDict {
     items.push(pair[0]!, pair[1]!);
   }
   return fill(new Map(), items);
+}
+
+/** What stands for an id: files from before torch 1.6 name a module's class so, beside its source text, which nothing reads. */
+function persistentValue(id: PickleValue): PickleValue {
+  if (Array.isArray(id) && id[0] === "module" && id[1] instanceof PickleGlobal) return id[1];
+  return storageReference(id);
 }
 
 /** ("storage", type, key, location, elements), and in the oldest files a view, which is always None. */

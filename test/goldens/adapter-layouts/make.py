@@ -109,6 +109,8 @@ rows = torch.arange(48, dtype=torch.float32).reshape(2, 24) / 8
 entry = {"string_to_token": {"*": 265}, "name": "legacy", "step": 3}
 torch.save({**entry, "string_to_param": {"*": rows}}, "adapters/pickles/before-zip.pt", _use_new_zipfile_serialization=False)
 torch.save({**entry, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(rows)})}, "adapters/pickles/parameter-dict.pt")
+torch.save({**entry, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(rows)})}, "adapters/pickles/before-zip-parameter-dict.pt",
+           _use_new_zipfile_serialization=False)
 torch.save({"<word>": rows[0]}, "adapters/pickles/learned_embeds.bin")
 
 save_file({k: v.contiguous() for k, v in tensors.items()}, "tensors.safetensors")

@@ -10,7 +10,7 @@ const pickles = join(import.meta.dirname, "../../goldens/adapter-layouts/adapter
 const pickle = (text: string) => readPickle(Buffer.from(text, "latin1")).value;
 
 describe("torch.save files as data", () => {
-  it.each(["before-zip.pt", "parameter-dict.pt"])("%s", async name => {
+  it.each(["before-zip.pt", "before-zip-parameter-dict.pt", "parameter-dict.pt"])("%s", async name => {
     await withTensorFile(join(pickles, name), file => {
       expect([...file.tensors]).toMatchObject([["string_to_param.*", { dtype: "F32", shape: [2, 24] }]]);
       expect(file.pickled?.get("name")).toBe("legacy");
