@@ -121,6 +121,7 @@ function applies(setting, settings, layout) {
   if (setting === "image") return !settings.includes("images");
   if (setting === "embedding") return layout.startsWith("faceid");
   if (setting === "images") return layout !== "faceid";
+  if (setting === "shortcut") return layout === "faceid-plus";
   return setting !== "control_mode" || layout.endsWith("union");
 }
 
