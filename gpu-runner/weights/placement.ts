@@ -15,7 +15,7 @@ import { bytesOf, pageBytes, writeSafetensors } from "./safetensors-write.ts";
 import { elementsOf, type SourceTensor } from "./sorted-keys.ts";
 
 /** Elements widened at a time. */
-const chunk = 1 << 22;
+const chunk = 1 << 18;
 
 /**
  * A file with the same tensors as fp32 at offsets that can be mapped: the file itself, or a sidecar. `sha256` is the file's own
