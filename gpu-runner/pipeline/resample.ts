@@ -14,38 +14,41 @@ const unit = 2 ** 22;
 
 /** With Lanczos' kernel, stretched where the picture becomes smaller: rows first, rounded to bytes, then columns. */
 export function resample({ data, width, height }: Bytes, channels: number, newWidth: number, newHeight: number): Bytes {
-  const rows =
-    newWidth === width
-      ? data
-      : alongLines(data, { lines: height, stride: channels, lineStride: width * channels }, width, newWidth, channels);
-  if (newHeight === height) return { data: rows, width: newWidth, height };
-  const columns = { lines: newWidth, stride: newWidth * channels, lineStride: channels };
-  return { data: alongLines(rows, columns, height, newHeight, channels), width: newWidth, height: newHeight };
+  const rows = newWidth === width ? data : resampleRows(data, width, height, channels, newWidth);
+  return {
+    data: newHeight === height ? rows : resampleColumns(rows, newWidth * channels, height, newHeight),
+    width: newWidth,
+    height: newHeight,
+  };
 }
 
-interface Layout {
-  lines: number;
-  /** Between neighbours of a line. */
-  stride: number;
-  /** Between lines. */
-  lineStride: number;
-}
-
-function alongLines(data: Uint8Array, { lines, stride, lineStride }: Layout, from: number, to: number, channels: number): Uint8Array {
-  const isRow = stride === channels;
-  const result = new Uint8ClampedArray(lines * to * channels);
-  const outLineStride = isRow ? to * channels : lineStride;
-  for (const [i, { first, weights }] of taps(from, to).entries()) {
-    for (let line = 0; line < lines; line++) {
-      for (let channel = 0; channel < channels; channel++) {
-        const start = line * lineStride + first * stride + channel;
-        let sum = unit / 2;
-        for (let k = 0; k < weights.length; k++) sum += weights[k]! * data[start + k * stride]!;
-        result[line * outLineStride + i * stride + channel] = Math.floor(sum / unit);
-      }
+function resampleRows(data: Uint8Array, width: number, height: number, channels: number, newWidth: number): Uint8Array {
+  const columns = taps(width, newWidth);
+  const result = new Uint8ClampedArray(newWidth * height * channels);
+  let at = 0;
+  for (let y = 0; y < height; y++) {
+    for (const { first, weights } of columns) {
+      const start = (y * width + first) * channels;
+      for (let channel = 0; channel < channels; channel++) result[at++] = weighted(data, start + channel, channels, weights);
     }
   }
   return new Uint8Array(result.buffer);
+}
+
+/** @param stride bytes of a row */
+function resampleColumns(data: Uint8Array, stride: number, height: number, newHeight: number): Uint8Array {
+  const result = new Uint8ClampedArray(stride * newHeight);
+  let at = 0;
+  for (const { first, weights } of taps(height, newHeight)) {
+    for (let i = 0; i < stride; i++) result[at++] = weighted(data, first * stride + i, stride, weights);
+  }
+  return new Uint8Array(result.buffer);
+}
+
+function weighted(data: Uint8Array, start: number, stride: number, weights: Int32Array): number {
+  let sum = unit / 2;
+  for (let k = 0, at = start; k < weights.length; k++, at += stride) sum += weights[k]! * data[at]!;
+  return Math.floor(sum / unit);
 }
 
 /** For each sample of the result: the samples that it is made of, and their weights in `unit`s. */

@@ -116,6 +116,10 @@ def source_case(name, image, mask, result, params, fill=False, canvas=None):
     size = {"width": result.width, "height": result.height}
     pixels_of, mask_of = VaeImageProcessor(vae_scale_factor=8), VaeImageProcessor(vae_scale_factor=8, do_normalize=False, do_convert_grayscale=True)
     whole, area = canvas if canvas else (image, mask)
+    if whole.size != result.size:
+        # diffusers stretches what has other proportions; here it is cut, as with A1111's "crop and resize".
+        whole, area = (pixels_of.resize(x, **size, resize_mode="crop") for x in (whole, area))
+        area = area.convert("L").point(lambda value: 255 if value >= 128 else 0)
     soft = area.filter(ImageFilter.GaussianBlur(params.get("blur", 8 if mask is None else 0)))
     crop = pixels_of.get_crop_region(soft, **size, pad=params["paddingCrop"]) if "paddingCrop" in params else None
     part, part_mask = whole, soft
@@ -142,6 +146,8 @@ def sources():
     source_case("fill", image, rectangle(width, height, boxes["inner"]), result, {"blur": 2, "fill": "blur"}, fill=True)
     source_case("fill-noise", image, rectangle(width, height, boxes["corner"]), result, {"fill": "noise"}, fill=True)
     source_case("fill-crop", image, rectangle(width, height, boxes["wide"]), result, {"blur": 1, "paddingCrop": 2, "fill": "blur"}, fill=True)
+    source_case("enlarged", picture(21, 30, 4), rectangle(21, 30, (5, 8, 14, 20)), result, {})
+    source_case("reduced", picture(75, 43, 5), rectangle(75, 43, (20, 9, 51, 30)), result, {"blur": 1, "paddingCrop": 2})
     for name, blur, borders in (("outpaint", None, (0, 8, 8, 0)), ("outpaint-blur", 1.5, (8, 8, 0, 8))):
         left, right, top, bottom = borders
         width, height = 32 + left + right, 24 + top + bottom
