@@ -5,6 +5,8 @@ import { originalAtLevel } from "./parameterization.ts";
 import { eulerSchedule } from "./schedule.ts";
 import { stepSampler } from "./step-sampler.ts";
 
+const maxOrder = 4;
+
 export const lms = stepSampler({
   schedule: (config, steps) => eulerSchedule({ ...config, final_sigmas_type: "zero" }, steps),
   addNoise: noiseByLevel,
@@ -16,8 +18,9 @@ export const lms = stepSampler({
       const sigma = sigmas[index]!;
       const original = originalAtLevel(config.prediction_type, output, x, sigma);
       derivatives.unshift(combine([1 / sigma, x], [-1 / sigma, original]));
-      derivatives.length = Math.min(derivatives.length, 4);
-      const visited = derivatives.map((_, i) => sigmas[index - i]!);
+      derivatives.length = Math.min(derivatives.length, maxOrder);
+      // diffusers counts the schedule's steps also where a run begins amid them: it takes the nodes of those that were not made, too.
+      const visited = Array.from({ length: Math.min(index + 1, maxOrder) }, (_, i) => sigmas[index - i]!);
       const terms = derivatives.map((derivative, i) => [lagrangeIntegral(visited, i, sigma, sigmas[index + 1]!), derivative] as const);
       return { sample: combine([1, x], ...terms), original };
     };

@@ -110,6 +110,12 @@ async function picturesOf(latents: readonly Float32Array[], plan: PassPlan, sour
   return { data: concat(pictures), shape: pictures.length === 1 ? shape : [pictures.length, ...shape] };
 }
 
+/** diffusers' pipelines of the first families correct what their schedulers were published with; SDXL's take it as it is. */
+function pipelineConfig({ description }: DiffusionModel, given: Params["schedulerConfig"]): Readonly<Record<string, unknown>> {
+  const config = given ?? description.schedulerConfig;
+  return description.addedConditions ? config : stableDiffusionConfig(config);
+}
+
 async function planOf(params: Params, model: DiffusionModel): Promise<PassPlan> {
   const { task, scheduler, schedulerConfig: given, eta, steps, width, height, denoisingStart, denoisingEnd } = params;
   const defaultStrength = { txt2img: 1, img2img: model.description.addedConditions ? 0.3 : 0.8, inpaint: 1, edit: 1 }[task];
@@ -121,7 +127,7 @@ async function planOf(params: Params, model: DiffusionModel): Promise<PassPlan> 
     {
       pictureModel: await preparePictureModel(model),
       scheduler,
-      schedulerConfig: schedulerConfig(scheduler, { ...stableDiffusionConfig(given ?? model.description.schedulerConfig), eta }),
+      schedulerConfig: schedulerConfig(scheduler, { ...pipelineConfig(model, given), eta }),
       steps,
       width,
       height,
@@ -166,7 +172,7 @@ function itemsOf(
     const draws = drawsOf(isContinued, inputs, context, count, i);
     return {
       texts: itemTexts(pictureModel, texts, adapters, isGuided(pictureModel, guidance)),
-      timeIds: timeIdsOf(pictureModel.model.description, microOf(params), params),
+      timeIds: timeIdsOf(pictureModel.model.description, microOf(params, addedConditions?.requiresAestheticsScore ?? false), params),
       guidance,
       adapters,
       start: source ? { kind: "image", pixels: source.pixels } : startOf(params, plan, inputs, context, { count, item: i }),
@@ -224,18 +230,22 @@ function drawsOf(
   };
 }
 
-/** diffusers takes the positive prompt's numbers for the negative one where it is not given both sizes of its own. */
-function microOf(params: Params) {
+/**
+ * diffusers takes the positive prompt's numbers for the negative one where it is not given both sizes of its own; where it starts from a
+ * picture, its crop in any case, except for a refiner.
+ */
+function microOf(params: Params, isRefiner: boolean) {
   const { task, width, height, negativeOriginalSize, negativeTargetSize, cropsCoordsTopLeft, negativeCropsCoordsTopLeft } = params;
   const original = params.originalSize ?? [height, width];
   const target = params.targetSize ?? [height, width];
   const isOwn = task !== "txt2img" || (negativeOriginalSize !== undefined && negativeTargetSize !== undefined);
+  const hasOwnCrop = task === "txt2img" ? isOwn : isRefiner;
   return {
     original_size: original,
     crops_coords_top_left: cropsCoordsTopLeft,
     target_size: target,
     negative_original_size: (isOwn ? negativeOriginalSize : undefined) ?? original,
-    negative_crops_coords_top_left: isOwn ? negativeCropsCoordsTopLeft : cropsCoordsTopLeft,
+    negative_crops_coords_top_left: hasOwnCrop ? negativeCropsCoordsTopLeft : cropsCoordsTopLeft,
     negative_target_size: (isOwn ? negativeTargetSize : undefined) ?? target,
     aesthetic_score: params.aestheticScore,
     negative_aesthetic_score: params.negativeAestheticScore,

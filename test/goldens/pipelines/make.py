@@ -14,7 +14,8 @@ import sys
 import diffusers
 import torch
 from diffusers import (AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
-                       StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline,
+                       LMSDiscreteScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
+                       StableDiffusionInstructPix2PixPipeline,
                        StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline,
                        UNet2DConditionModel)
 from diffusers.utils import torch_utils
@@ -204,6 +205,19 @@ def main():
     run("img2img-heun", f"{base}/sd15", pipe, CONFIG,
         {"task": "img2img", **size, **text, "steps": 6, "guidanceScale": 5.5, "strength": 0.5}, ["vaeNoise", "noise"],
         image=picture(48, 40, 6), **called, num_inference_steps=6, guidance_scale=5.5, strength=0.5)
+
+    # A multistep sampler that begins amid its schedule; sizes and crops of their own for the negative prompt, where the start is a picture.
+    pipe = pipeline(StableDiffusionImg2ImgPipeline, f"{base}/sd15", LMSDiscreteScheduler(**CONFIG), SD)
+    run("img2img-lms", f"{base}/sd15", pipe, CONFIG,
+        {"task": "img2img", **size, **text, "steps": 6, "guidanceScale": 5.5, "strength": 0.7}, ["vaeNoise", "noise"],
+        image=picture(48, 40, 7), **called, num_inference_steps=6, guidance_scale=5.5, strength=0.7)
+    unshifted = {**CONFIG, "steps_offset": 0, "timestep_spacing": "leading"}
+    pipe = pipeline(StableDiffusionXLImg2ImgPipeline, f"{base}/sdxl", EulerDiscreteScheduler(**unshifted), XL)
+    run("sdxl-img2img-crops", f"{base}/sdxl", pipe, unshifted,
+        {"task": "img2img", **size, **text, "steps": 5, "guidanceScale": 5.5, "strength": 0.6, "cropsCoordsTopLeft": [4, 12],
+         "negativeOriginalSize": [64, 32], "negativeCropsCoordsTopLeft": [20, 8]}, ["vaeNoise", "noise"],
+        image=picture(48, 40, 8), **called, num_inference_steps=5, guidance_scale=5.5, strength=0.6, crops_coords_top_left=(4, 12),
+        negative_original_size=(64, 32), negative_crops_coords_top_left=(20, 8))
 
     save_file({key: value.contiguous().clone() for key, value in tensors.items()}, os.path.join(HERE, "tensors.safetensors"))
     with open(os.path.join(HERE, "cases.json"), "w") as file:
