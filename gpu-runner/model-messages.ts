@@ -46,7 +46,7 @@ const task = z.int().positive();
 const item = z.int().min(0).describe("index in the batch");
 
 /** Where an execution's fetched files lie. */
-export const fetchedSchema = z.object({
+const fetchedSchema = z.object({
   files: z.record(sha256Schema, z.string()).describe("path by SHA-256"),
   adapters: z.record(contentHashSchema, z.string()).describe("path of the file, or of the folder where they are several, by content hash"),
 });

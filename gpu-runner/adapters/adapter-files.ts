@@ -1,9 +1,10 @@
 /** Finds the weights of an adapter that was published as a diffusers folder or as one file. */
 import { existsSync, statSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { z } from "zod";
 import { parseConfig, readJson } from "../weights/configs.ts";
 import { ModelError } from "../weights/model-error.ts";
+import { shardsOf } from "../weights/shards.ts";
 
 export interface AdapterFiles {
   /** Absolute paths of the weight files, sorted. */
@@ -15,7 +16,6 @@ export interface AdapterFiles {
 /** Names of weights in a folder, in order of preference. */
 const stems = ["diffusion_pytorch_model", "model", "adapter_model"].flatMap(stem => [stem, `${stem}.fp16`]);
 
-const shardsSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 const classSchema = z.object({ _class_name: z.string().optional(), model_type: z.string().optional() });
 
 /**
@@ -45,16 +45,10 @@ function folderWeights(folder: string): string[] {
     if (existsSync(single)) return [single];
     const [name, variant] = stem.split(".");
     const index = join(folder, variant ? `${name}.safetensors.index.${variant}.json` : `${name}.safetensors.index.json`);
-    if (existsSync(index)) return shards(folder, index);
+    if (existsSync(index)) return shardsOf(index);
   }
   // Old releases have no other.
   const pickled = stems.map(stem => join(folder, `${stem}.bin`)).find(existsSync);
   if (pickled) return [pickled];
   throw new ModelError(folder, "weights", stems.map(stem => `${stem}.safetensors or .bin`).join(", "), "none");
-}
-
-function shards(folder: string, index: string): string[] {
-  const names = [...new Set(Object.values(parseConfig(index, shardsSchema).weight_map))].sort();
-  for (const name of names) if (basename(name) !== name) throw new ModelError(index, "weight_map", "names of files beside it", name);
-  return names.map(name => join(folder, name));
 }

@@ -21,7 +21,7 @@ export interface ClipVisionConfig {
 }
 
 /** Patches of a picture; the class token stands before them. */
-export function patchCount({ imageSize, patchSize }: ClipVisionConfig): number {
+function patchCount({ imageSize, patchSize }: ClipVisionConfig): number {
   return Math.floor(imageSize / patchSize) ** 2;
 }
 

@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { CacheError } from "./cache-error.ts";
 
 /** Folders of the cache with derived files; in `prepared` an entry is a folder. */
-export const derivedFolders = ["weights", "patched", "prepared"] as const;
+const derivedFolders = ["weights", "patched", "prepared"] as const;
 export type DerivedFolder = (typeof derivedFolders)[number];
 
 /** Ends the names of what is being written. */

@@ -1,7 +1,7 @@
 /** What is known of a model before any session is made. */
 import type { ModelFamily, ModelTask } from "../../shared/model.ts";
 import { ModelError } from "./model-error.ts";
-import { hashModel, type ModelLayout, type ModelSource, openModel, type TokenizerSource } from "./model-source.ts";
+import type { ModelLayout, ModelSource, TokenizerSource } from "./model-source.ts";
 
 export interface TextEncoderDescription {
   /** Which adapters' parts it takes. */
@@ -48,12 +48,6 @@ export interface ModelDescription {
 }
 
 const predictionTypes = ["epsilon", "v_prediction", "sample"] as const;
-
-/** Opens, hashes and describes a folder or file. Throws ModelError. */
-export async function describeModel(path: string): Promise<ModelDescription> {
-  const source = openModel(path);
-  return describeSource(source, (await hashModel(source)).hash);
-}
 
 /** Describes a model whose hash is known. Throws ModelError. */
 export function describeSource(source: ModelSource, hash: string): ModelDescription {

@@ -6,6 +6,7 @@ import { parseConfig, readTextEncoderConfig, readUnetConfig, readVaeConfig } fro
 import { type KeyLayout, textEncoderKeys, unetKeys, vaeKeys } from "./key-layouts.ts";
 import { ModelError } from "./model-error.ts";
 import { familyOf, type ModelSource, requireTextWidth, type TextEncoderPart, type TokenizerSource } from "./model-source.ts";
+import { shardsOf } from "./shards.ts";
 
 const component = z.tuple([z.string().nullable(), z.string().nullable()]);
 const indexSchema = z.object({
@@ -118,19 +119,9 @@ function weightFiles(path: string, directory: string, stem: string, keys: KeyLay
     const lists = [`${stem}${variant}.safetensors.index.json`, `${stem}.safetensors.index${variant}.json`].map(at);
     const shardList = lists.find(existsSync);
     if (!shardList) continue;
-    const missing = shardsOf(shardList).find(name => !existsSync(at(name)));
-    if (missing !== undefined) throw new ModelError(shardList, missing, "a shard beside this file", "none");
-    return shardsOf(shardList).map(name => ({ file: at(name), keys, shardList }));
+    return shardsOf(shardList).map(file => ({ file, keys, shardList }));
   }
   throw new ModelError(at("."), "weights", `${stem}.safetensors or ${stem}.fp16.safetensors, whole or in shards`, "neither");
-}
-
-/** A shard lies beside its list: anything else in the list's names would lead out of the model. */
-const shardName = z.string().regex(/^[\w-][\w.-]*\.safetensors$/, "a .safetensors file beside this one");
-const shardListSchema = z.object({ weight_map: z.record(z.string(), shardName) });
-
-function shardsOf(file: string): string[] {
-  return [...new Set(Object.values(parseConfig(file, shardListSchema).weight_map))].sort();
 }
 
 function hashedFiles(path: string, slots: readonly Slot[], weights: readonly WeightFile[]): [string, string][] {

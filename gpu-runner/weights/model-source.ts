@@ -12,7 +12,7 @@ import { ModelError } from "./model-error.ts";
 import { openSingleFile } from "./single-file.ts";
 
 /** Layouts in which base models are published. */
-export const modelLayouts = ["diffusers", "single-file"] as const;
+const modelLayouts = ["diffusers", "single-file"] as const;
 export type ModelLayout = (typeof modelLayouts)[number];
 
 /** Rows of docs/support.md. */

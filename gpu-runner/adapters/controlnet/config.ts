@@ -1,9 +1,8 @@
 /** What a ControlNet is built as: from the config beside it, or from its base and the shapes of its tensors. */
 import { z } from "zod";
 import type { ControlNetConfig, UnionConfig } from "../../models/controlnet.ts";
-import { checkUnetConfig, type UnetConfig } from "../../weights/configs.ts";
+import { checkConfig, checkUnetConfig, type UnetConfig } from "../../weights/configs.ts";
 import type { AdapterWeights } from "../adapter-weights.ts";
-import { checkJson } from "../check-json.ts";
 import type { ControlNetKeys } from "./keys.ts";
 
 /** Class names of ControlNets in `config.json`. */
@@ -25,7 +24,7 @@ const schema = z.object({
 
 /** diffusers' ControlNetModel and ControlNetUnionModel; `file` is for messages. Throws ModelError. */
 export function controlNetConfig(file: string, json: unknown): ControlNetConfig {
-  const config = checkJson(file, json, schema);
+  const config = checkConfig(file, json, schema);
   const isUnion = config._class_name === "ControlNetUnionModel";
   const unet = checkUnetConfig(file, {
     ...z.record(z.string(), z.unknown()).parse(json),

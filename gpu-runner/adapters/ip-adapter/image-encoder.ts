@@ -6,11 +6,10 @@ import type { TensorF32 } from "../../components.ts";
 import { GraphError } from "../../graph/ir.ts";
 import { buildClipVision, buildClipVisionHead, type ClipVisionConfig } from "../../models/clip-vision.ts";
 import { createSession, SessionCache, type SessionLease } from "../../session.ts";
-import { activationNames } from "../../weights/configs.ts";
+import { activationNames, checkConfig } from "../../weights/configs.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import { findAdapterFiles } from "../adapter-files.ts";
 import { AdapterWeights } from "../adapter-weights.ts";
-import { checkJson } from "../check-json.ts";
 import type { OpenAdapterOptions } from "../open-options.ts";
 import { readStored } from "../stored-tensor.ts";
 import { clipPreprocessing, type Picture, type Preprocessing, toPixelValues } from "./preprocess.ts";
@@ -98,7 +97,7 @@ function isBuffer(key: string): boolean {
 }
 
 function visionConfig(file: string, json: unknown): ClipVisionConfig {
-  const config = checkJson(file, json, visionSchema);
+  const config = checkConfig(file, json, visionSchema);
   if (config.hidden_size % config.num_attention_heads !== 0)
     throw new ModelError(file, "num_attention_heads", `a divisor of ${config.hidden_size}`, String(config.num_attention_heads));
   return {

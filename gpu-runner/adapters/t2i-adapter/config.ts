@@ -1,9 +1,9 @@
 /** What a T2I-Adapter is built as: from the config beside it, or from the shapes of its tensors. */
 import { z } from "zod";
 import { type T2iAdapterConfig, t2iAdapterTypes } from "../../models/t2i-adapter.ts";
+import { checkConfig } from "../../weights/configs.ts";
 import { ModelError } from "../../weights/model-error.ts";
 import type { AdapterWeights } from "../adapter-weights.ts";
-import { checkJson } from "../check-json.ts";
 import type { T2iAdapterKeys } from "./keys.ts";
 
 /** Class names of T2I-Adapters in `config.json`. */
@@ -20,7 +20,7 @@ const schema = z.object({
 
 /** diffusers' T2IAdapter; `file` is for messages. Throws ModelError. */
 export function t2iAdapterConfig(file: string, json: unknown): T2iAdapterConfig {
-  const config = checkJson(file, json, schema);
+  const config = checkConfig(file, json, schema);
   return {
     type: config.adapter_type,
     inChannels: config.in_channels,

@@ -21,9 +21,12 @@ test("of several weights in a folder the safetensors come first, then shards, th
   expect(found()).toEqual(["diffusion_pytorch_model.fp16.safetensors"]);
   const index = join(folder, "diffusion_pytorch_model.safetensors.index.json");
   writeFileSync(index, JSON.stringify({ weight_map: { a: "2.safetensors", b: "1.safetensors", c: "2.safetensors" } }));
+  writeFileSync(join(folder, "1.safetensors"), "");
+  expect(found).toThrow("2.safetensors: expected a shard beside this file, got none");
+  writeFileSync(join(folder, "2.safetensors"), "");
   expect(found()).toEqual(["1.safetensors", "2.safetensors"]);
   writeFileSync(index, JSON.stringify({ weight_map: { a: "../outside.safetensors" } }));
-  expect(found).toThrow("weight_map: expected names of files beside it, got ../outside.safetensors");
+  expect(found).toThrow('weight_map.a: expected a .safetensors file beside this one, got "../outside.safetensors"');
   writeFileSync(join(folder, "diffusion_pytorch_model.safetensors"), "");
   expect(found()).toEqual(["diffusion_pytorch_model.safetensors"]);
 });

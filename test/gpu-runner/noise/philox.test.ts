@@ -1,6 +1,5 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { batchNoise } from "../../../gpu-runner/noise/generator.ts";
 import { philoxNoise } from "../../../gpu-runner/noise/philox.ts";
 
 const seeds = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
@@ -11,20 +10,6 @@ describe("Philox noise", () => {
       fc.property(seeds, fc.integer({ min: 1, max: 64 }), fc.integer({ min: 1, max: 64 }), (seed, a, b) => {
         const [short, long] = [philoxNoise(seed)(Math.min(a, b)), philoxNoise(seed)(Math.max(a, b))];
         expect(long.subarray(0, short.length)).toEqual(short);
-      }),
-    );
-  });
-
-  test("an item's noise does not depend on its batch", () => {
-    fc.assert(
-      fc.property(fc.array(seeds, { minLength: 1, maxLength: 4 }), fc.nat(3), (batch, pick) => {
-        const seed = batch[pick % batch.length]!;
-        const generators = batch.map(philoxNoise);
-        const alone = philoxNoise(seed);
-        for (const _ of [1, 2]) {
-          const start = 16 * (pick % batch.length);
-          expect(batchNoise(generators, 16).subarray(start, start + 16)).toEqual(alone(16));
-        }
       }),
     );
   });

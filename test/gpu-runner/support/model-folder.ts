@@ -1,12 +1,19 @@
 /** A private copy of the reference model's folder, to be damaged by a test. */
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { describeSource, type ModelDescription } from "../../../gpu-runner/weights/describe.ts";
+import { hashModel, openModel } from "../../../gpu-runner/weights/model-source.ts";
 import { withSafetensors } from "../../../gpu-runner/weights/safetensors.ts";
 import { type TensorToWrite, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
 import { temporaryFolder } from "./temporary.ts";
 
 export const goldens = join(import.meta.dirname, "../../goldens/base");
 export const goldenModel = join(goldens, "models/sd15");
+
+export async function describeModel(path: string): Promise<ModelDescription> {
+  const source = openModel(path);
+  return describeSource(source, (await hashModel(source)).hash);
+}
 
 export function copyModel(): string {
   const folder = join(temporaryFolder(), "model");

@@ -5,10 +5,9 @@ import { inspectModel } from "../../../gpu-runner/inspect.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { openTaesd } from "../../../gpu-runner/models/taesd.ts";
 import { checkTextEncoderConfig, checkVaeConfig, readUnetConfig } from "../../../gpu-runner/weights/configs.ts";
-import { describeModel } from "../../../gpu-runner/weights/describe.ts";
 import { ModelError } from "../../../gpu-runner/weights/model-error.ts";
 import type { TensorToWrite } from "../../../gpu-runner/weights/safetensors-write.ts";
-import { copyModel, editJson, editWeights, goldenModel, goldens, widenWeights } from "../support/model-folder.ts";
+import { copyModel, describeModel, editJson, editWeights, goldenModel, goldens, widenWeights } from "../support/model-folder.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 
 const files = {

@@ -5,11 +5,10 @@ import { describe, expect, test } from "vitest";
 import { inspectModel } from "../../../gpu-runner/inspect.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { buildModelGraphs } from "../../../gpu-runner/models/model-graphs.ts";
-import { describeModel } from "../../../gpu-runner/weights/describe.ts";
 import { openModel } from "../../../gpu-runner/weights/model-source.ts";
 import { SafetensorsFile } from "../../../gpu-runner/weights/safetensors.ts";
 import { bytesOf, type TensorToWrite, writeSafetensors } from "../../../gpu-runner/weights/safetensors-write.ts";
-import { goldens } from "../support/model-folder.ts";
+import { describeModel, goldens } from "../support/model-folder.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 
 const families = join(goldens, "../families/single");
