@@ -29,6 +29,7 @@ export const passFeatures = {
   guidance_rescale: { title: "Guidance rescale", proof: "reference" },
   guidance_interval: { title: "Guidance between two shares of the run", proof: "reference" },
   combined_adapters: { title: "LoRA, inversion, IP-Adapter and ControlNet in one request", proof: "reference" },
+  prompt_editing: { title: "Prompts that change during a run", proof: "reference" },
   adapter_spans: { title: "Adapters for a part of the steps", proof: "reference" },
   outpaint: { title: "Outpainting", proof: "second-implementation" },
   padding_crop: { title: "Repainting a crop around the mask", proof: "reference" },

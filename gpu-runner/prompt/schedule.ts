@@ -4,8 +4,8 @@
  *
  * A `when` with a decimal point is a share of the run's steps, one without it a number of steps: the text changes after that step.
  * In the second pass of an upscale, shares count from 1 (1.5 is its middle) and steps go on where the first pass ended.
- * Differences from A1111: a stray `|` is a character like any other (there it turns the whole prompt into plain text); shares are of the
- * steps that are run, also from image to image.
+ * As in A1111, a `|` outside an alternation makes plain text of the whole prompt. Unlike there, shares are of the steps that are run, also
+ * from image to image.
  */
 export type ScheduledPrompt = readonly Node[];
 
@@ -24,7 +24,15 @@ export interface PromptStep {
 /** Never throws: what is no valid construct is text. */
 export function parseSchedule(text: string): ScheduledPrompt {
   const tokens = text.match(/\\.|[^\\[\]():|]+|./gs) ?? [];
-  return parseRange(tokens, matchBrackets(tokens), 0, tokens.length);
+  const prompt = parseRange(tokens, matchBrackets(tokens), 0, tokens.length);
+  return hasStrayBar(prompt) ? [text] : prompt;
+}
+
+function hasStrayBar(prompt: ScheduledPrompt): boolean {
+  return prompt.some(node => {
+    if (typeof node === "string") return node === "|";
+    return node.kind === "alternate" ? node.options.some(hasStrayBar) : hasStrayBar(node.before) || hasStrayBar(node.after);
+  });
 }
 
 /** The text of a prompt at a step. */

@@ -9,6 +9,7 @@ import { noiseKind } from "./noise.ts";
 import { pipelineKind } from "./pipeline.ts";
 import { previewDecodeKind } from "./preview-decode.ts";
 import { promptKind } from "./prompt.ts";
+import { promptScheduleKind } from "./prompt-schedule.ts";
 import { schedulerKind } from "./scheduler.ts";
 import { sourcePictureKind } from "./source-picture.ts";
 import { t2iAdapterKind } from "./t2i-adapter.ts";
@@ -39,6 +40,7 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     t2iAdapterKind,
     combinedKind,
     promptKind,
+    promptScheduleKind,
     sourcePictureKind,
   ].map(kind => [kind.kind, kind]),
 );
