@@ -22,7 +22,7 @@ const introduction = `# What is served, and what proves it
 
 Written by \`npm run support\` from the tables in the code; a test fails where it is out of date. What stands in no row is refused by an error that says so.
 
-- **reference case**: the numbers of the published implementation are met (diffusers, transformers, peft, k-diffusion, OpenCV, torch), by cases under \`test/goldens\` or shared ones of the same format.
+- **reference case**: the numbers of the published implementation are met (diffusers, transformers, peft, k-diffusion, OpenCV, Pillow, torch, A1111's prompt parser), by cases under \`test/goldens\` or shared ones of the same format.
 - **second implementation**: the numbers of an independent implementation of the published formula are met; its script lies beside the cases.
 - **untested**: tests look at its behaviour, but no other implementation's numbers were compared.
 
