@@ -6,6 +6,8 @@ import type { LoraPlan, Shapes, WeightedPair } from "./lora-plan.ts";
 
 /** Packs kept: with guidance and step ranges a few sets alternate. */
 const kept = 4;
+/** Bytes that they may take, the latest aside: of a large rank a pack has hundreds of megabytes, for each item of a batch. */
+const keptBytes = 2 * 2 ** 30;
 
 /** Remembers the last packs, so that the steps of a picture pack once. */
 export class LowRankPacker {
@@ -19,8 +21,14 @@ export class LowRankPacker {
     // Last used, last in the map's order.
     this.#packs.delete(key);
     this.#packs.set(key, feeds);
-    if (this.#packs.size > kept) this.#packs.delete(this.#packs.keys().next().value!);
+    while (this.#packs.size > 1 && (this.#packs.size > kept || this.#bytes() > keptBytes))
+      this.#packs.delete(this.#packs.keys().next().value!);
     return feeds;
+  }
+
+  #bytes(): number {
+    const tensors = [...this.#packs.values()].flatMap(feeds => Object.values(feeds));
+    return tensors.reduce((sum, { data }) => sum + data.byteLength, 0);
   }
 }
 
