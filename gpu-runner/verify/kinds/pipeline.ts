@@ -162,9 +162,10 @@ function itemsOf(
   return Array.from({ length: count }, (_, i) => {
     const texts = {
       prompt: nth(prompt, i)!,
-      prompt2: nth(params.prompt2, i),
+      // As Python's `or`.
+      prompt2: nth(params.prompt2 || null, i),
       negativePrompt: nth(params.negativePrompt, i),
-      negativePrompt2: nth(params.negativePrompt2, i),
+      negativePrompt2: nth(params.negativePrompt2 || null, i),
       syntax: params.syntax,
       clipSkip: params.clipSkip ?? 0,
     };
