@@ -42,7 +42,7 @@ const builds = {
   }),
   hypernetwork: (setting, { manifest }, check) => ({ kind: "hypernetwork", adapter: manifest.hash, ...span(setting, check) }),
   "ip-adapter": (setting, { manifest }, check) => {
-    const { image, images = [], embedding, mask } = setting;
+    const { image, images = [], embedding, mask, shortcut = false } = setting;
     const references = [...(image === undefined ? [] : [{ image, weight: 1 }]), ...images];
     if (references.length === 0 && !embedding)
       check.wrong("images", "a reference picture, or the embedding of a FaceID adapter", undefined);
@@ -52,6 +52,7 @@ const builds = {
       images: references.map(reference => ({ ...reference, image: check.picture("images", reference.image) })),
       embedding: embedding ? check.embedding(embedding) : null,
       mask: mask ? check.picture("mask", mask) : null,
+      shortcut,
     };
   },
   controlnet: (setting, { manifest }, check) => ({

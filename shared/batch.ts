@@ -48,6 +48,7 @@ const adapterRules = {
     images: images => images.length,
     embedding: presence,
     mask: presence,
+    shortcut: own,
   }),
   controlnet: fields<Use<"controlnet">>({
     kind: equal,

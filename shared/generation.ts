@@ -61,6 +61,10 @@ export const adapterSettingSchema = z
       .describe("IP-Adapter: several references, each with its share"),
     embedding: inputReferenceSchema.nullable().optional().describe("IP-Adapter FaceID: a safetensors file with the face's embedding"),
     mask: inputReferenceSchema.nullable().optional().describe("IP-Adapter: white where it works"),
+    shortcut: z
+      .boolean()
+      .optional()
+      .describe("IP-Adapter FaceID-plus: true for its second version, whose file looks like the first's; false where absent"),
     preprocess: z.enum(controlPreprocessors).optional().describe("how the control map is made of the picture; none: it is a map already"),
     guess_mode: z.boolean().optional().describe("ControlNet: works without a prompt"),
     global_pool: z.boolean().optional().describe("ControlNet: its residuals are averaged over the picture, as the shuffle model needs"),
@@ -79,7 +83,7 @@ export const adapterSettings = {
   lora: ["weight", "start", "end", "text_encoder_weight", "dora"],
   "textual-inversion": ["token"],
   hypernetwork: ["weight", "start", "end"],
-  "ip-adapter": ["weight", "start", "end", "image", "images", "embedding", "mask"],
+  "ip-adapter": ["weight", "start", "end", "image", "images", "embedding", "mask", "shortcut"],
   controlnet: ["weight", "start", "end", "image", "preprocess", "guess_mode", "global_pool", "control_mode"],
   "t2i-adapter": ["weight", "start", "end", "image", "preprocess"],
 } as const satisfies Record<AdapterKind, readonly (keyof AdapterSetting)[]>;

@@ -53,6 +53,7 @@ export const adapterUseSchema = z.discriminatedUnion("kind", [
     images: z.array(z.strictObject({ image: picture, weight: z.number() })).max(16),
     embedding: sha256Schema.nullable().describe("a safetensors file with the face embedding of a FaceID adapter"),
     mask: picture.nullable().describe("white where it works"),
+    shortcut: z.boolean().describe("of FaceID-plus: its second version, where the picture is added to the face's own tokens"),
   }),
   z.strictObject({
     kind: z.literal("controlnet"),

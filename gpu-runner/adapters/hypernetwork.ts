@@ -7,7 +7,7 @@ import { z } from "zod";
 import { hyperNetworkKey } from "../../shared/adapters/hypernetwork-keys.ts";
 import type { PickleDict } from "../../shared/adapters/pickle.ts";
 import { parseJson } from "../../shared/json.ts";
-import type { TensorF32 } from "../components.ts";
+import type { TensorF32, UnetBase } from "../components.ts";
 import { ModelError } from "../weights/model-error.ts";
 import type { HyperNetwork, HyperNetworkActivation, HyperNetworkLayer } from "./adapter.ts";
 import type { DiskFile } from "./content-hash.ts";
@@ -60,6 +60,15 @@ export async function openHyperNetwork(files: readonly DiskFile[], hash: string,
     const layout = file.pickled ? "a1111" : "safetensors";
     return { kind: "hypernetwork", hash, report: { layout, used: [...file.tensors.keys()], skipped: [] }, nets };
   });
+}
+
+/** Throws ModelError where none of its nets is for a width that the base's attentions read: it would change nothing. */
+export function requireReach(network: HyperNetwork, path: string, { config }: Pick<UnetBase, "config">): HyperNetwork {
+  const attending = config.levels.filter(({ downAttends, upAttends }) => downAttends || upAttends);
+  const widths = [...new Set([config.crossAttentionDim, ...attending.map(({ channels }) => channels), config.levels.at(-1)!.channels])];
+  const own = [...network.nets.keys()];
+  if (widths.some(width => network.nets.has(width))) return network;
+  throw new ModelError(path, "widths", `some of ${widths.join(", ")}, as the base's attentions read`, own.join(", "));
 }
 
 function storedOptions({ pickled, metadata }: TensorFile): unknown {

@@ -4,7 +4,7 @@ import type { DiffusionModel } from "../components.ts";
 import type { HyperNetwork, LoraAdapter, TextualInversion } from "./adapter.ts";
 import { adapterDiskFiles } from "./content-hash.ts";
 import { type ControlNet, openControlNet } from "./controlnet/controlnet.ts";
-import { openHyperNetwork } from "./hypernetwork.ts";
+import { openHyperNetwork, requireReach } from "./hypernetwork.ts";
 import { type IpAdapter, openIpAdapter } from "./ip-adapter/ip-adapter.ts";
 import { openLora } from "./lora/lora.ts";
 import type { OpenAdapterOptions } from "./open-options.ts";
@@ -34,7 +34,7 @@ export interface OpenAdapterArgs {
 const openers: { readonly [K in AdapterKind]: (args: OpenAdapterArgs) => Promise<OpenedAdapters[K]> } = {
   lora: ({ hash, path, base }) => openLora(adapterDiskFiles(path), hash, base.weightShapes),
   "textual-inversion": ({ hash, path, base }) => openTextualInversion(adapterDiskFiles(path), hash, base.weightShapes),
-  hypernetwork: ({ hash, path }) => openHyperNetwork(adapterDiskFiles(path), hash),
+  hypernetwork: async ({ hash, path, base }) => requireReach(await openHyperNetwork(adapterDiskFiles(path), hash), path, base.unet),
   "ip-adapter": ({ path, base, options }) => openIpAdapter(path, base.unet, options),
   controlnet: ({ path, base, options }) => openControlNet(path, base.unet, options),
   "t2i-adapter": ({ path, base, options }) => openT2iAdapter(path, base.unet, options),

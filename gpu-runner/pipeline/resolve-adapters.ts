@@ -52,7 +52,9 @@ const collectors = {
   controlnet: collectControlNet,
   "t2i-adapter": async (into, use, adapter, place) => {
     const { weight, start, end } = use;
-    into.t2iAdapters.push({ features: await adapter.features(await controlMap(use, place)), weight, start, end });
+    const features = await adapter.features(await controlMap(use, place));
+    requireLevelSizes(features, place);
+    into.t2iAdapters.push({ features, weight, start, end });
   },
 } as const satisfies { [K in AdapterKind]: Collector<K> };
 
@@ -104,7 +106,7 @@ async function collectImagePrompt(
   adapter: OpenedAdapters["ip-adapter"],
   place: Place,
 ): Promise<void> {
-  const { images, embedding, mask, weight, start, end } = use;
+  const { images, embedding, mask, shortcut, weight, start, end } = use;
   const { context, plan, field } = place;
   const face = embedding === null ? undefined : await readEmbedding(context.inputs.file(embedding), `${field}.embedding`);
   if (images.length === 0 && !face) throw new RangeError(`${field}: expected a picture or an embedding, got neither`);
@@ -114,7 +116,9 @@ async function collectImagePrompt(
     references.push({ pixelValues: adapter.preprocess(picture), ...(face && { face }), weight: share });
   }
   if (references.length === 0 && face) references.push({ pixelValues: null, face, weight: 1 });
-  const { tokens, unconditional } = await adapter.tokens(references);
+  if (shortcut && adapter.variant !== "faceid-plus")
+    throw new RangeError(`${field}.shortcut: expected false for an adapter that is no FaceID-plus, got true`);
+  const { tokens, unconditional } = await adapter.tokens(references, shortcut ? 1 : null);
   const [, , height, width] = plan.shape;
   const area = mask && { data: await readMask(context.inputs.file(mask), `${field}.mask`, { width, height }), shape: [1, height, width] };
   into.imagePrompts.push({
@@ -148,6 +152,22 @@ async function controlMap(
   const whole = await readPicture(context.inputs.file(image), `${field}.image`, { width, height });
   const picture = region ? cropPicture(whole, region) : whole;
   return toUnitTensor(preprocess(kind, picture));
+}
+
+/** A base whose first blocks don't attend has features added after its downsamplers: at half the size (SDXL's way). */
+function requireLevelSizes(features: readonly TensorF32[], { plan, field }: Place): void {
+  const { levels } = plan.pictureModel.model.unet.config;
+  const [, , height, width] = plan.shape;
+  for (const [i, { shape }] of features.entries()) {
+    const isHalved = i < levels.length - 1 && !levels[i]!.downAttends;
+    const halvings = Math.min(i, levels.length - 1) + Number(isHalved);
+    const size = (side: number) => Math.ceil(side / 2 ** halvings);
+    const [expected, got] = [`${size(height)} x ${size(width)}`, `${shape[2]} x ${shape[3]}`];
+    if (expected !== got)
+      throw new RangeError(
+        `${field}.adapter: expected features of ${expected} at level ${i} of the model, got ${got}: it is for other models`,
+      );
+  }
 }
 
 /** The one tensor of a face's embedding, [F], [1, F] or [n, F] of which the first counts, as [1, F]. */

@@ -16,6 +16,7 @@ const ipAdapter = {
   ...{ kind: "ip-adapter", adapter: hash("5"), ...span },
   images: [{ image: sha("6"), weight: 1 }],
   embedding: null,
+  shortcut: false,
   mask: null,
 } as const satisfies AdapterUse;
 const control = { ...span, image: sha("7"), preprocess: "none" } as const;

@@ -17,6 +17,7 @@ const span = { weight: 0.8, start: 0, end: 1 };
 const picture = "a".repeat(64);
 const half = "b".repeat(64);
 const face = "c".repeat(64);
+const facePlus = "d".repeat(64);
 
 /** The path stands in the hash's place: nothing here looks at it. */
 const uses = {
@@ -30,6 +31,7 @@ const uses = {
     ...span,
     images: [{ image: picture, weight: 1 }],
     embedding: null,
+    shortcut: false,
     mask: null,
   },
   controlNet: {
@@ -56,6 +58,9 @@ beforeAll(async () => {
   const files: Record<string, string> = { [picture]: join(scratch, "picture.png"), [half]: join(scratch, "half.png") };
   files[face] = join(scratch, "face.safetensors");
   writeSafetensors(files[face], [{ name: "face", dtype: "F32", shape: [8], data: () => [new Uint8Array(32)] }]);
+  files[facePlus] = join(scratch, "face-plus.safetensors");
+  const values = new Uint8Array(Float32Array.from({ length: 16 }, (_, i) => Math.sin(i)).buffer);
+  writeSafetensors(files[facePlus], [{ name: "face", dtype: "F32", shape: [16], data: () => [values] }]);
   const raw = { raw: { width: 64, height: 48, channels: 3 as const } };
   await sharp(
     gradient(x => (x > 20 && x < 40 ? 220 : 3 * x)),
@@ -138,6 +143,18 @@ test("an image prompt's mask keeps it to a part, guess mode and spans differ", a
   expect(new Set(pictures.map(data => data.toString("base64"))).size).toBe(pictures.length);
 });
 
+test("FaceID-plus is read as its second version where the request says so", async () => {
+  const use = { ...uses.imagePrompt, adapter: "../image-adapters/models/ip-faceid-plus.safetensors", embedding: facePlus };
+  const loaded = await loadDiffusionModel(join(goldens, "../base/models/sd15"), { provider: "cpu", cacheDir: scratch });
+  const other = await preparePictureModel(loaded);
+  const draw = (shortcut: boolean) =>
+    runPicture({ ...context, model: async () => other }, asked([{ ...use, shortcut }], { model: loaded.description.hash }));
+  const files = [(await draw(false)).bytes, (await draw(true)).bytes];
+  const [first, second] = await Promise.all(files.map(file => sharp(Buffer.from(file)).raw().toBuffer()));
+  expect(distance(first!, second!)).toBeGreaterThan(0);
+  await loaded.release();
+});
+
 test("a second pass and a crop have maps of their own size", async () => {
   const upscale = { scale: 1.5, mode: "pixel" as const, strength: 0.5, steps: 2 };
   expect((await pixels([uses.controlNet, uses.t2iAdapter], { upscale })).length).toBe(96 * 72 * 3);
@@ -154,6 +171,10 @@ test.each([
   { use: { ...uses.imagePrompt, images: [] }, message: "adapters[0]: expected a picture or an embedding, got neither" },
   { use: { ...uses.imagePrompt, embedding: picture }, message: /^adapters\[0\]\.embedding: header length: expected 2 to / },
   { use: { ...uses.imagePrompt, images: [], embedding: face }, message: "adapters[0]: embedding: expected pictures alone" },
+  {
+    use: { ...uses.imagePrompt, shortcut: true },
+    message: "adapters[0].shortcut: expected false for an adapter that is no FaceID-plus, got true",
+  },
   { use: { ...uses.lora, adapter: "adapters/lora/sdxl-kohya.safetensors" }, message: /^adapters\[0\]: / },
 ])("refuses $message", async ({ use, message }) => {
   const refused = runPicture(context, asked([use]));
