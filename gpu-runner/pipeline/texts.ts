@@ -25,6 +25,8 @@ export interface TextSettings {
   negativePrompt2: string | null;
   syntax: PromptSyntax;
   clipSkip: number;
+  /** Reference cases only: diffusers' pipelines cut a prompt after its first chunk. */
+  mostChunks?: number;
 }
 
 /** Both halves at a step; what was encoded is kept. */
@@ -73,7 +75,12 @@ export function itemTexts(pictureModel: PictureModel, settings: TextSettings, ad
 
   const compute = async (step: PromptStep) => {
     const chunked = (list: readonly ScheduledPrompt[]) =>
-      list.map((text, i) => promptChunks(promptAt(text, step), syntax, pictureModel.tokenizers[i]!, adapters.inversions[i]?.words));
+      list.map((text, i) =>
+        promptChunks(promptAt(text, step), syntax, pictureModel.tokenizers[i]!, adapters.inversions[i]?.words).slice(
+          0,
+          settings.mostChunks,
+        ),
+      );
     const [positive, negative] = [chunked(prompts), chunked(isGuided && !hasZeros ? negatives : [])];
     const count = (lists: readonly (readonly Chunk[])[]) => Math.max(...lists.map(chunks => chunks.length));
     // diffusers wants both halves equally long, and A1111 computes them apart where they are not.

@@ -167,6 +167,7 @@ function itemsOf(
       negativePrompt: nth(params.negativePrompt, i),
       negativePrompt2: nth(params.negativePrompt2 || null, i),
       syntax: params.syntax,
+      ...(params.syntax === "plain" && { mostChunks: 1 }),
       clipSkip: params.clipSkip ?? 0,
     };
     const isContinued = params.denoisingStart !== undefined;
