@@ -63,7 +63,20 @@ export interface TextualInversion extends AdapterOf<"textual-inversion"> {
   vectors: readonly (TensorF32 | null)[];
 }
 
-export type HyperNetworkActivation = "linear" | "relu" | "leakyrelu" | "elu" | "swish" | "tanh" | "sigmoid" | "softsign" | "mish" | "gelu";
+/** Activations of A1111's hypernetworks that are served; `swish` is PyTorch's Hardswish there. */
+export const hyperNetworkActivations = [
+  "linear",
+  "relu",
+  "leakyrelu",
+  "elu",
+  "swish",
+  "tanh",
+  "sigmoid",
+  "softsign",
+  "mish",
+  "gelu",
+] as const;
+export type HyperNetworkActivation = (typeof hyperNetworkActivations)[number];
 export type HyperNetworkLayer =
   | { type: "linear"; weight: TensorF32; bias: TensorF32 }
   | { type: "activation"; name: HyperNetworkActivation }

@@ -9,26 +9,13 @@ import type { PickleDict } from "../../shared/adapters/pickle.ts";
 import { parseJson } from "../../shared/json.ts";
 import type { TensorF32, UnetBase } from "../components.ts";
 import { ModelError } from "../weights/model-error.ts";
-import type { HyperNetwork, HyperNetworkActivation, HyperNetworkLayer } from "./adapter.ts";
+import { type HyperNetwork, type HyperNetworkActivation, type HyperNetworkLayer, hyperNetworkActivations } from "./adapter.ts";
 import type { DiskFile } from "./content-hash.ts";
 import { type TensorFile, withTensorFile } from "./tensor-file.ts";
 
-const activations = [
-  "linear",
-  "relu",
-  "leakyrelu",
-  "elu",
-  "swish",
-  "tanh",
-  "sigmoid",
-  "softsign",
-  "mish",
-  "gelu",
-] as const satisfies readonly HyperNetworkActivation[];
-
 const optionsSchema = z.looseObject({
   layer_structure: z.array(z.number().positive()).min(2).max(64).nullish(),
-  activation_func: z.enum(activations).nullish(),
+  activation_func: z.enum(hyperNetworkActivations).nullish(),
   is_layer_norm: z.boolean().nullish(),
   // What A1111 assumes of the first files, which lack it; ComfyUI assumes false.
   activate_output: z.boolean().nullish(),

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { HyperNetwork, HyperNetworkActivation } from "../../../gpu-runner/adapters/adapter.ts";
+import { type HyperNetwork, type HyperNetworkActivation, hyperNetworkActivations } from "../../../gpu-runner/adapters/adapter.ts";
 import type { DiffusionModel, LoraUse, PredictArgs, TensorF32 } from "../../../gpu-runner/components.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { buildUnet, plainUnet, type UnetFeatures } from "../../../gpu-runner/models/unet.ts";
@@ -172,19 +172,6 @@ describe("variants", () => {
 });
 
 describe("hypernetworks", () => {
-  const activations: HyperNetworkActivation[] = [
-    "linear",
-    "relu",
-    "leakyrelu",
-    "elu",
-    "swish",
-    "tanh",
-    "sigmoid",
-    "softsign",
-    "mish",
-    "gelu",
-  ];
-
   /** A net over the text's width that multiplies it: linear layers of its size around one activation. */
   function network(name: HyperNetworkActivation, scale: number): HyperNetwork {
     const width = model.unet.config.crossAttentionDim;
@@ -218,7 +205,7 @@ describe("hypernetworks", () => {
     expect(difference(item(got, 1), await model.predict(only({ ...args, encoderHiddenStates: chained }, 1)))).toBeLessThan(1e-5);
   });
 
-  test.each(activations)("%s builds and changes the picture", async name => {
+  test.each(hyperNetworkActivations)("%s builds and changes the picture", async name => {
     const args = conditions(1);
     const changed = await model.predict({ ...args, hypernetworks: [[{ adapter: network(name, 2), weight: 1 }]] });
     expect(difference(changed, await model.predict(args))).toBeGreaterThan(1e-3);
