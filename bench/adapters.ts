@@ -1,14 +1,9 @@
-import { copyFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
-import { buildUnet } from "../gpu-runner/models/unet.ts";
-import { readUnetConfig } from "../gpu-runner/weights/configs.ts";
-import { writeRandomWeights } from "../gpu-runner/weights/random-weights.ts";
 import type { Benchmark, Row } from "./benchmark.ts";
 import { type Child, startChild } from "./child.ts";
 import type { Options } from "./options.ts";
-import { stableDiffusion15 } from "./random-model.ts";
+import { writeUnet } from "./random-model.ts";
 import { withScratchFolder } from "./scratch.ts";
 import { median, medianRatio } from "./statistics.ts";
 
@@ -44,12 +39,7 @@ export const adapters: Benchmark = {
 };
 
 function startUnet(folder: string, options: Options, say: (line: string) => void): Child {
-  const config = join(folder, "config.json");
-  if (options.unet) copyFileSync(options.unet, config);
-  else writeFileSync(config, JSON.stringify(stableDiffusion15));
-  const weights = join(folder, "weights.safetensors");
-  const parameters = writeRandomWeights(weights, source => buildUnet(readUnetConfig(config), source));
-  say(`${(parameters / 1e6).toFixed(1)} M parameters written`);
+  const [config, weights] = writeUnet(folder, options, say);
   const script = fileURLToPath(new URL("children/adapters.ts", import.meta.url));
   return startChild(process.execPath, [script, config, weights, folder, String(options.threads), String(RANK)]);
 }

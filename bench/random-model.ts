@@ -1,14 +1,15 @@
 /** A diffusers folder of published geometry with random weights: as large and as slow as the real one. */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildVaeDecoder, buildVaeEncoder } from "../gpu-runner/models/autoencoder-kl.ts";
 import { buildTextEncoder } from "../gpu-runner/models/clip-text.ts";
 import { buildUnet } from "../gpu-runner/models/unet.ts";
 import { readTextEncoderConfig, readUnetConfig, readVaeConfig } from "../gpu-runner/weights/configs.ts";
 import { writeRandomWeights } from "../gpu-runner/weights/random-weights.ts";
+import type { Options } from "./options.ts";
 
 /** `unet/config.json` of Stable Diffusion 1.5, where it differs from the reference's defaults. */
-export const stableDiffusion15 = { _class_name: "UNet2DConditionModel", sample_size: 64, cross_attention_dim: 768, attention_head_dim: 8 };
+const stableDiffusion15 = { _class_name: "UNet2DConditionModel", sample_size: 64, cross_attention_dim: 768, attention_head_dim: 8 };
 
 const vae = {
   _class_name: "AutoencoderKL",
@@ -33,6 +34,17 @@ const scheduler = {
   beta_schedule: "scaled_linear",
   skip_prk_steps: true,
 };
+
+/** Writes a UNet's config, that of `options.unet` or Stable Diffusion 1.5's, and fp32 weights for it. Gives both files. */
+export function writeUnet(folder: string, options: Pick<Options, "unet">, say: (line: string) => void): [config: string, weights: string] {
+  const config = join(folder, "config.json");
+  if (options.unet) copyFileSync(options.unet, config);
+  else writeFileSync(config, JSON.stringify(stableDiffusion15));
+  const weights = join(folder, "weights.safetensors");
+  const parameters = writeRandomWeights(weights, source => buildUnet(readUnetConfig(config), source));
+  say(`${(parameters / 1e6).toFixed(1)} M parameters written`);
+  return [config, weights];
+}
 
 /** Writes Stable Diffusion 1.5's geometry, all parts, bf16: half the size on disk, as published weights are. Gives the count of parameters. */
 export function writeStableDiffusion15(folder: string): number {

@@ -1,14 +1,9 @@
-import { copyFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
-import { buildUnet } from "../gpu-runner/models/unet.ts";
-import { readUnetConfig } from "../gpu-runner/weights/configs.ts";
-import { writeRandomWeights } from "../gpu-runner/weights/random-weights.ts";
 import type { Benchmark, Row } from "./benchmark.ts";
 import { type Child, startChild } from "./child.ts";
 import type { Options } from "./options.ts";
-import { stableDiffusion15 } from "./random-model.ts";
+import { writeUnet } from "./random-model.ts";
 import { withScratchFolder } from "./scratch.ts";
 import { median, medianRatio } from "./statistics.ts";
 
@@ -37,7 +32,7 @@ export const unet: Benchmark = {
     withScratchFolder(async folder => {
       const children: Child[] = [];
       try {
-        const files = prepareFiles(folder, options, say);
+        const files = writeUnet(folder, options, say);
         const contenders = await startAll([...files, folder, String(options.threads)], children, options, say);
         const rows: Row[] = [];
         for (const pixels of options.sizes) rows.push(...(await compare(contenders, pixels, options.rounds ?? 5, say)));
@@ -47,16 +42,6 @@ export const unet: Benchmark = {
       }
     }),
 };
-
-function prepareFiles(folder: string, options: Options, say: (line: string) => void): [string, string] {
-  const config = join(folder, "config.json");
-  if (options.unet) copyFileSync(options.unet, config);
-  else writeFileSync(config, JSON.stringify(stableDiffusion15));
-  const weights = join(folder, "weights.safetensors");
-  const parameters = writeRandomWeights(weights, source => buildUnet(readUnetConfig(config), source));
-  say(`${(parameters / 1e6).toFixed(1)} M parameters written`);
-  return [config, weights];
-}
 
 /** Starts ours and, where a Python is named, the peers, and lets each run once. A peer whose packages are missing is left out and said so. */
 async function startAll(args: readonly string[], children: Child[], options: Options, say: (line: string) => void): Promise<Contender[]> {

@@ -6,7 +6,7 @@ import { ModelError } from "../gpu-runner/weights/model-error.ts";
 import { AdminClient, AdminError } from "./admin-client.ts";
 import { describeInspection } from "./describe-inspection.ts";
 import { HubError } from "./hub.ts";
-import { LocalState } from "./local/state.ts";
+import { LocalState, stateFolder } from "./local/state.ts";
 import { ModelStore } from "./model-store.ts";
 
 /** The operator's command line: keys, runner tokens, models, dead letters. */
@@ -136,10 +136,6 @@ const commands: Readonly<Record<string, Command>> = {
 /** What this machine has, beside what the edge knows. */
 function modelStore(): ModelStore {
   return new ModelStore(stateFolder());
-}
-
-function stateFolder(): string {
-  return process.env.ATELIER_STATE ?? ".atelier";
 }
 
 function required(word: string | undefined, sentence: string): string {

@@ -12,6 +12,15 @@
 const everySampler = /** @type {const} */ (["timestep_spacing", "steps_offset", "rescale_betas_zero_snr"]);
 const scheduled = /** @type {const} */ ([...everySampler, "schedule", "rho"]);
 const thresholding = /** @type {const} */ (["thresholding", "dynamic_thresholding_ratio", "sample_max_value"]);
+const dpmSolver = /** @type {const} */ ([
+  ...scheduled,
+  ...thresholding,
+  "solver_type",
+  "final_sigmas_type",
+  "euler_at_final",
+  "lower_order_final",
+  "lambda_min_clipped",
+]);
 const clipping = /** @type {const} */ (["clip_sample", "clip_sample_range"]);
 const churn = /** @type {const} */ (["s_churn", "s_tmin", "s_tmax", "s_noise"]);
 const allSchedules = /** @type {const} */ ([
@@ -47,108 +56,42 @@ export const samplers = {
   dpm2_a: { title: "DPM2 a", options: [...scheduled], schedules: allSchedules },
   dpmpp_2m: {
     title: "DPM++ 2M",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpmpp_2m_sde: {
     title: "DPM++ 2M SDE",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpmpp_3m: {
     title: "DPM++ 3M",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpmpp_3m_sde: {
     title: "DPM++ 3M SDE",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpm_2m: {
     title: "DPM-Solver 2M",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpm_2m_sde: {
     title: "DPM-Solver 2M SDE",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpm_3m: {
     title: "DPM-Solver 3M",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-    ],
+    options: dpmSolver,
     schedules: allSchedules,
   },
   dpm_multistep: {
     title: "DPM-Solver multistep",
-    options: [
-      ...scheduled,
-      ...thresholding,
-      "solver_type",
-      "final_sigmas_type",
-      "euler_at_final",
-      "lower_order_final",
-      "lambda_min_clipped",
-      "algorithm_type",
-      "solver_order",
-    ],
+    options: [...dpmSolver, "algorithm_type", "solver_order"],
     schedules: allSchedules,
   },
   dpmpp_2s: {

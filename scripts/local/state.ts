@@ -6,6 +6,11 @@ import { createSecrets } from "../secrets.ts";
 /** A failure that the user can mend: one clear sentence, no stack. */
 export class StartError extends Error {}
 
+/** Where a local Atelier keeps what it keeps. */
+export function stateFolder(): string {
+  return process.env.ATELIER_STATE ?? ".atelier";
+}
+
 /**
  * What a local Atelier keeps between starts, all in one folder outside git:
  * secrets.env, api-key, runner-token (mode 0600), edge/ (D1, R2, Durable Objects), runner/ (caches), logs/, lock, endpoint.json.
@@ -13,7 +18,7 @@ export class StartError extends Error {}
 export class LocalState {
   readonly folder: string;
 
-  constructor(folder: string = process.env.ATELIER_STATE ?? ".atelier") {
+  constructor(folder: string = stateFolder()) {
     this.folder = resolve(folder);
     mkdirSync(this.folder, { recursive: true, mode: 0o700 });
     mkdirSync(this.path("logs"), { recursive: true });
