@@ -1,0 +1,209 @@
+import { z } from "zod";
+import { contentHashSchema, sha256Schema } from "./names.ts";
+import { seedSchema } from "./picture.ts";
+
+/** What a training learns by; one row of every table over methods. `hypernetwork` is A1111's kind, `hyper-lora` predicts LoRA weights. */
+export const trainingMethods = [
+  "lora",
+  "textual-inversion",
+  "dreambooth",
+  "hypernetwork",
+  "hyper-lora",
+  "ip-adapter",
+  "controlnet",
+] as const;
+export const trainingMethodSchema = z.enum(trainingMethods);
+export type TrainingMethod = z.infer<typeof trainingMethodSchema>;
+
+/** Which of a UNet's layers take low-rank pairs. */
+export const loraTargets = ["attention", "feed-forward", "convolution"] as const;
+export type LoraTargetName = (typeof loraTargets)[number];
+
+/** AdamW (Loshchilov and Hutter 2019) with decoupled decay and bias correction. */
+export const optimizerSchema = z.strictObject({
+  name: z.literal("adamw"),
+  learning_rate: z.number().min(0).max(1),
+  /** Of text encoders; null: the same. */
+  text_learning_rate: z.number().min(0).max(1).nullable(),
+  betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]),
+  weight_decay: z.number().min(0).max(1),
+  epsilon: z.number().positive().max(1e-3),
+  /** Of the global L2 norm; null: none. */
+  clip_norm: z.number().positive().nullable(),
+  moments: z.enum(["float32", "8-bit"]),
+  schedule: z.enum(["constant", "linear", "cosine"]),
+  warmup_steps: z.int().min(0),
+});
+export type OptimizerSettings = z.infer<typeof optimizerSchema>;
+
+/** What the loss is of; the same for every method. */
+export const lossSchema = z.strictObject({
+  /** Hang et al. 2023; null: every timestep weighs the same. */
+  min_snr_gamma: z.number().positive().nullable(),
+  /** Guttenberg 2023: a share of noise that is one number per item and channel. */
+  noise_offset: z.number().min(0).max(1),
+  /** Lin et al. 2024; null: as the base model's scheduler has it. */
+  zero_terminal_snr: z.boolean().nullable(),
+  timestep_sampling: z.enum(["uniform", "logit-normal"]),
+  /** Inclusive range that timesteps are drawn from. */
+  timesteps: z.tuple([z.int().min(0), z.int().max(999)]),
+  /** DreamBooth's weight of the prior pictures' loss (Ruiz et al. 2023). */
+  prior_weight: z.number().min(0).max(10),
+});
+export type LossSettings = z.infer<typeof lossSchema>;
+
+const conceptSchema = z.strictObject({
+  /** The rare word, or the new token of an inversion. */
+  token: z.string().min(1).max(100),
+  /** Such as "toy": what the prior pictures show, and the words an inversion starts from. */
+  class_prompt: z.string().max(1000).nullable(),
+});
+
+/** By method: what it has beside the rest. */
+export const methodSettingsSchema = z.discriminatedUnion("method", [
+  z.strictObject({
+    method: z.literal("lora"),
+    rank: z.int().min(1).max(256),
+    alpha: z.number().positive(),
+    targets: z.array(z.enum(loraTargets)).min(1),
+    text_encoder: z.boolean(),
+    dora: z.boolean(),
+    /** An uploaded LoRA to go on from. */
+    start_from: contentHashSchema.nullable(),
+  }),
+  z.strictObject({
+    method: z.literal("textual-inversion"),
+    vectors: z.int().min(1).max(32),
+    /** Words whose vectors the new ones start as, repeated as needed. */
+    initial: z.string().min(1).max(200),
+  }),
+  z.strictObject({
+    method: z.literal("dreambooth"),
+    text_encoder: z.boolean(),
+    prior_pictures: z.int().min(0).max(1000),
+    prior_steps: z.int().min(1).max(100),
+    /** Rank of the difference that is extracted; null: the full difference. */
+    extract_rank: z.int().min(1).max(256).nullable(),
+  }),
+  z.strictObject({
+    method: z.literal("hypernetwork"),
+    layer_structure: z.array(z.number().positive().max(8)).min(2).max(8),
+    activation: z.enum(["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid"]),
+    layer_norm: z.boolean(),
+    activate_output: z.boolean(),
+  }),
+  z.strictObject({
+    method: z.literal("hyper-lora"),
+    rank: z.int().min(1).max(16),
+    /** Steps of LoRA training from the prediction for each concept; 0: none. */
+    fine_tune_steps: z.int().min(0).max(1000),
+  }),
+  z.strictObject({
+    method: z.literal("ip-adapter"),
+    variant: z.enum(["base", "plus"]),
+    tokens: z.int().min(1).max(64),
+    picture_dropout: z.number().min(0).max(1),
+    /** Where CLIP is not at hand the VAE's latents are what the projection reads. */
+    image_encoder: contentHashSchema.nullable(),
+  }),
+  z.strictObject({
+    method: z.literal("controlnet"),
+    preprocess: z.string().nullable(),
+    condition_dropout: z.number().min(0).max(1),
+  }),
+]);
+export type MethodSettings = z.infer<typeof methodSettingsSchema>;
+export type MethodSettingsOf<M extends TrainingMethod> = Extract<MethodSettings, { method: M }>;
+
+/** A picture of a dataset, re-encoded as PNG. */
+export const datasetItemSchema = z.strictObject({
+  sha256: sha256Schema,
+  caption: z.string().max(2000),
+  width: z.int().positive(),
+  height: z.int().positive(),
+  split: z.enum(["train", "test"]),
+  /** Loss weights in 0..1, black to white. */
+  mask: sha256Schema.nullable(),
+  /** ControlNet: the control map. IP-Adapter: the reference, itself where absent. */
+  condition: sha256Schema.nullable(),
+  /** Index into `concepts`. */
+  concept: z.int().min(0),
+});
+export type DatasetItem = z.infer<typeof datasetItemSchema>;
+
+/** What a runner is asked to train: everything that determines the result. Names are resolved to content hashes. */
+export const trainingRequestSchema = z.strictObject({
+  engine_version: z.int(),
+  model: contentHashSchema,
+  settings: methodSettingsSchema,
+  concepts: z.array(conceptSchema).min(1).max(64),
+  items: z.array(datasetItemSchema).min(1).max(10_000),
+  resolution: z.int().min(64).max(2048).multipleOf(8),
+  steps: z.int().min(0).max(100_000),
+  batch_size: z.int().min(1).max(64),
+  accumulation: z.int().min(1).max(64),
+  caption_dropout: z.number().min(0).max(1),
+  flip: z.boolean(),
+  /** Decay of the averaged weights, which are the ones kept; null: none. */
+  ema: z.number().gt(0).lt(1).nullable(),
+  gradient_checkpointing: z.boolean(),
+  optimizer: optimizerSchema,
+  loss: lossSchema,
+  seed: seedSchema,
+  validate_every: z.int().min(1),
+  checkpoint_every: z.int().min(1),
+  sample_every: z.int().min(1).nullable(),
+  sample_prompts: z.array(z.string().max(1000)).max(8),
+  /** Milliseconds of computing after which it ends in good order; null: none. */
+  budget_ms: z.int().positive().nullable(),
+  /** Only the calibration: how long and how much memory. */
+  dry_run: z.boolean(),
+});
+export type TrainingRequest = z.infer<typeof trainingRequestSchema>;
+
+/** What a training says of itself while it runs. */
+export const trainingEventSchema = z.discriminatedUnion("type", [
+  z.object({
+    type: z.literal("step"),
+    step: z.int(),
+    steps: z.int(),
+    loss: z.number(),
+    smoothed_loss: z.number(),
+    learning_rate: z.number(),
+    seconds_left: z.number(),
+    memory_bytes: z.int(),
+  }),
+  z.object({ type: z.literal("validation"), step: z.int(), loss: z.number(), best: z.boolean() }),
+  z.object({ type: z.literal("sample"), step: z.int(), prompt: z.string(), preview: z.string().describe("data: URL") }),
+  z.object({ type: z.literal("phase"), phase: z.enum(["loading", "caching", "prior", "calibrating", "training", "scoring", "exporting"]) }),
+]);
+export type TrainingEvent = z.infer<typeof trainingEventSchema>;
+
+/** A number with its 95 % bootstrap interval. */
+export const scoreSchema = z.object({ value: z.number(), low: z.number(), high: z.number() });
+export type Score = z.infer<typeof scoreSchema>;
+
+/** `gain` = 1 - L_adapted / L_base on held-out pictures; `binding` = gain with the token minus gain without; `prior` = loss ratio on generic pictures. */
+export const trainingScoresSchema = z.object({
+  gain: scoreSchema,
+  binding: scoreSchema,
+  prior: scoreSchema.nullable(),
+  drift: scoreSchema,
+});
+export type TrainingScores = z.infer<typeof trainingScoresSchema>;
+
+export const trainingReportSchema = z.object({
+  method: trainingMethodSchema,
+  dataset_hash: sha256Schema,
+  steps: z.int(),
+  ended_by: z.enum(["steps", "budget", "deadline", "cancel"]),
+  losses: z.array(z.tuple([z.int(), z.number()])),
+  validation: z.array(z.tuple([z.int(), z.number()])),
+  best_step: z.int(),
+  seconds: z.number(),
+  seconds_per_step: z.number(),
+  peak_memory_bytes: z.int(),
+  trained_parameters: z.int(),
+  scores: trainingScoresSchema.nullable(),
+});
+export type TrainingReport = z.infer<typeof trainingReportSchema>;
