@@ -5,4 +5,4 @@
 export const ENGINE_VERSION = 2;
 
 /** Version of the messages between edge, dispatcher and runner. Either side refuses a version that it doesn't know. */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;

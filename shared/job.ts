@@ -3,6 +3,7 @@ import { jobErrorSchema, problemSchema } from "./errors.ts";
 import { resolvedRequestSchema } from "./generation.ts";
 import { idSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
+import { trainingEventSchema } from "./training.ts";
 
 export const jobStatuses = ["queued", "running", "succeeded", "failed", "canceled"] as const;
 export type JobStatus = (typeof jobStatuses)[number];
@@ -67,6 +68,8 @@ export const generationViewSchema = z
   .meta({ id: "Generation" });
 export type GenerationView = z.infer<typeof generationViewSchema>;
 
+const [stepEvent, validationEvent, sampleEvent, phaseEvent] = trainingEventSchema.options;
+
 /** Events of a job, in the order in which they are streamed. The last one has a terminal type. */
 export const jobEventSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("queued"), at: z.iso.datetime() }),
@@ -80,6 +83,10 @@ export const jobEventSchema = z.discriminatedUnion("type", [
     steps: z.int(),
     preview: z.string().max(65536).optional().describe("data: URL of a small picture"),
   }),
+  stepEvent.extend({ at: z.iso.datetime() }),
+  validationEvent.extend({ at: z.iso.datetime() }),
+  sampleEvent.extend({ at: z.iso.datetime() }),
+  phaseEvent.extend({ at: z.iso.datetime() }),
   z.object({ type: z.literal("picture"), at: z.iso.datetime(), index: z.int().min(0) }),
   z.object({ type: z.enum(terminalStatuses), at: z.iso.datetime(), error: jobErrorSchema.nullable() }),
 ]);

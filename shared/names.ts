@@ -15,6 +15,8 @@ export const idPrefixes = {
   instance: "ins",
   upload: "upl",
   adapter: "adp",
+  dataset: "dst",
+  training: "trn",
 } as const;
 export type IdKind = keyof typeof idPrefixes;
 

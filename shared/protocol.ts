@@ -2,6 +2,7 @@ import { z } from "zod";
 import { PROTOCOL_VERSION } from "./engine.ts";
 import { errorCodeSchema } from "./errors.ts";
 import { contentHashSchema, idSchema, sha256Schema } from "./names.ts";
+import { trainingEventSchema, trainingResultSchema } from "./training.ts";
 
 /**
  * Messages on the runner's WebSocket, JSON text, each with `v` and `type`.
@@ -21,6 +22,10 @@ export const resultSchema = z.strictObject({
 });
 export type Result = z.infer<typeof resultSchema>;
 
+/** What an execution ends with: a picture's file, or what a training made. */
+export const executionResultSchema = z.union([resultSchema, trainingResultSchema]);
+export type ExecutionResult = z.infer<typeof executionResultSchema>;
+
 /** What a runner says. */
 export const runnerMessageSchema = z.discriminatedUnion("type", [
   z
@@ -32,6 +37,7 @@ export const runnerMessageSchema = z.discriminatedUnion("type", [
       provider: z.string(),
       models: z.array(contentHashSchema).describe("hashes that it holds or can load"),
       max_batch: z.int().min(1).max(64).describe("most executions of one batch key that it computes together"),
+      trains: z.boolean().optional().describe("whether it takes trainings; absent: it does not"),
       leases: z.array(leaseSchema).describe("leases that it still holds, computing or waiting for a commit"),
     })
     .describe("first message on every socket, also after a cut"),
@@ -42,7 +48,9 @@ export const runnerMessageSchema = z.discriminatedUnion("type", [
       n: z.int().min(0).max(64),
       resident: z.array(contentHashSchema).max(256).describe("models and adapters that lie ready in its memory, latest first"),
     })
-    .describe("how many more grants it takes now, a grant being one execution or one batch; replaces what it said before"),
+    .describe(
+      "how many more grants it takes now, a grant being one execution or one batch; replaces what it said before. While it computes a training it says 0 unless it makes pictures between the steps",
+    ),
   z.strictObject({ ...v, type: z.literal("accept"), leases: z.array(leaseSchema).min(1) }).describe("a grant was verified and taken"),
   z
     .strictObject({ ...v, type: z.literal("reject"), leases: z.array(leaseSchema).min(1), reason: z.string().max(500) })
@@ -51,7 +59,7 @@ export const runnerMessageSchema = z.discriminatedUnion("type", [
     .strictObject({ ...v, type: z.literal("heartbeat"), leases: z.array(z.strictObject({ ...lease, counter: z.int().min(0) })) })
     .describe("counter: steps of the model thread, so that a hung computation shows"),
   z
-    .strictObject({ ...v, type: z.literal("complete"), ...lease, result: resultSchema })
+    .strictObject({ ...v, type: z.literal("complete"), ...lease, result: executionResultSchema })
     .describe("uploaded; sent again on every new socket until answered"),
   z
     .strictObject({ ...v, type: z.literal("fail"), ...lease, code: errorCodeSchema, message: z.string().max(2000), retryable: z.boolean() })
@@ -78,7 +86,9 @@ export const dispatcherMessageSchema = z.discriminatedUnion("type", [
       type: z.literal("lease"),
       grant: z.string().describe("JWS, verified against the configured public keys before anything is computed"),
       executions: z
-        .array(z.strictObject({ ...lease, params: z.string().describe("canonical picture request; its hash stands in the grant") }))
+        .array(
+          z.strictObject({ ...lease, params: z.string().describe("canonical picture or training request; its hash stands in the grant") }),
+        )
         .min(1)
         .describe("several where they share a batch key: they are computed together"),
     })
@@ -104,6 +114,10 @@ export const progressReportSchema = z.strictObject({
 });
 export type ProgressReport = z.infer<typeof progressReportSchema>;
 
+/** Body of a training's progress post: what happened since the last one. The last step in it is the job's progress. */
+export const trainingProgressSchema = z.strictObject({ events: z.array(trainingEventSchema).min(1).max(32) });
+export type TrainingProgress = z.infer<typeof trainingProgressSchema>;
+
 /** HTTP and WebSocket paths that runners use; each carries its own token in the Authorization header. */
 export const runnerPaths = {
   socket: "/runner/v1/socket",
@@ -114,4 +128,14 @@ export const runnerPaths = {
 /** Staging key of an execution's result: one per lease, so that a late upload never meets a newer one. */
 export function stagingKey(execution: string, epoch: number): string {
   return `staging/${execution}/${epoch}/result`;
+}
+
+/** Staging key of a file of a training; without a path, what a capability for all of them names. */
+export function trainingStagingKey(execution: string, epoch: number, path = ""): string {
+  return `staging/${execution}/${epoch}/${path}`;
+}
+
+/** Object key of a training's checkpoint: one per epoch, so that a late upload never takes the place of a newer one. Without an epoch: the latest. */
+export function checkpointKey(execution: string, epoch?: number): string {
+  return epoch === undefined ? `checkpoints/${execution}` : `checkpoints/${execution}/${epoch}`;
 }

@@ -15,6 +15,10 @@ export const signedKinds = {
 } as const;
 export type SignedKind = keyof typeof signedKinds;
 
+/** What an execution computes: one picture, or one training. */
+export const executionKinds = ["picture", "training"] as const;
+export type ExecutionKind = (typeof executionKinds)[number];
+
 /** Seconds by which clocks may differ. */
 export const CLOCK_SKEW_S = 60;
 
@@ -48,9 +52,17 @@ export const grantClaimsSchema = z.strictObject({
         params_sha256: sha256Schema,
         attempt_deadline: z.int().describe("milliseconds since 1970; past it the attempt is lost"),
         request_id: z.string(),
+        kind: z.enum(executionKinds),
         capabilities: z.strictObject({
-          result: z.string().describe("capability: PUT the picture file"),
+          result: z.string().describe("capability: PUT the picture file; of a training, each of its files below the capability's key"),
           progress: z.string().describe("capability: POST progress"),
+          checkpoint: z
+            .strictObject({
+              put: z.string().describe("capability: PUT a checkpoint, which takes the place of the one before"),
+              get: z.string().describe("capability: GET the last checkpoint of any attempt; 404 where there is none"),
+            })
+            .nullable()
+            .describe("of a training"),
         }),
         inputs: z
           .array(
@@ -61,7 +73,7 @@ export const grantClaimsSchema = z.strictObject({
               capability: z.string().describe("GET the object"),
             }),
           )
-          .describe("input files of the execution: pictures and the files of its adapters, each once"),
+          .describe("input files of the execution, each once: pictures, the files of its adapters, a training's dataset"),
         adapters: z
           .array(z.strictObject({ hash: contentHashSchema, files: z.array(adapterFileSchema).nonempty() }))
           .describe("what its adapters consist of; their files stand in `inputs`"),
@@ -79,7 +91,7 @@ export const capabilityClaimsSchema = z.strictObject({
   instance: idSchema("instance"),
   pool: poolSchema,
   method: z.enum(["GET", "PUT", "POST"]),
-  key: z.string().min(1).describe("exact object key"),
+  key: z.string().min(1).describe("exact object key; one that ends in / stands for every training file below it"),
   max_bytes: z.int().positive(),
 });
 export type CapabilityClaims = z.infer<typeof capabilityClaimsSchema>;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { adapterFileSchema } from "./adapter.ts";
 import { contentHashSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
 
@@ -207,3 +208,33 @@ export const trainingReportSchema = z.object({
   scores: trainingScoresSchema.nullable(),
 });
 export type TrainingReport = z.infer<typeof trainingReportSchema>;
+
+/** A file that a training made, staged at its path below the grant's result key. */
+export const trainingFileSchema = z.strictObject({
+  path: adapterFileSchema.shape.path,
+  sha256: sha256Schema,
+  bytes: z.int().positive(),
+  media_type: z.enum(["application/x-safetensors", "application/json", "application/octet-stream", "image/png"]),
+});
+export type TrainingFile = z.infer<typeof trainingFileSchema>;
+
+/** What a training ends with. A dry run has no files: its report says the time of a step and the memory. */
+export const trainingResultSchema = z.strictObject({
+  kind: z.literal("training"),
+  files: z.array(trainingFileSchema).max(64),
+  adapters: z
+    .array(
+      z.strictObject({
+        suffix: z
+          .string()
+          .regex(/^[A-Za-z0-9._-]{1,40}$/)
+          .nullable()
+          .describe("follows the training's name and a hyphen, where a training makes several"),
+        files: z.array(adapterFileSchema.shape.path).min(1).max(16).describe("paths among `files`"),
+      }),
+    )
+    .max(64)
+    .describe("what is registered as private adapters; none of a dry run or of a full model"),
+  report: trainingReportSchema.describe("its curves thinned out so that the message stays below 512 KiB; whole in a file report.json"),
+});
+export type TrainingResult = z.infer<typeof trainingResultSchema>;

@@ -70,6 +70,16 @@ async function grantedExecution(env: Env, pool: string, { execution: row, lease,
     may("POST", progressKey(execution), MAX_PROGRESS_BYTES),
     ...inputs.files.map(async file => ({ ...file, capability: await may("GET", file.key, file.bytes) })),
   ]);
-  const capabilities = { result, progress };
-  return { execution, epoch, params_sha256, attempt_deadline, request_id, capabilities, inputs: files, adapters: inputs.adapters };
+  const capabilities = { result, progress, checkpoint: null };
+  return {
+    execution,
+    epoch,
+    kind: "picture" as const,
+    params_sha256,
+    attempt_deadline,
+    request_id,
+    capabilities,
+    inputs: files,
+    adapters: inputs.adapters,
+  };
 }

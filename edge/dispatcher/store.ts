@@ -1,5 +1,5 @@
 import type { JobError } from "../../shared/errors.ts";
-import type { Lease, Result } from "../../shared/protocol.ts";
+import type { ExecutionResult, Lease } from "../../shared/protocol.ts";
 import type { Choice } from "./policy.ts";
 import { type ExecutionRow, first, type LeaseRow, type Outcome } from "./tables.ts";
 import { settleDelay, stallsAt, type Times, TOMBSTONE_MS } from "./times.ts";
@@ -199,7 +199,7 @@ export function awaitsAnswer(sql: SqlStorage, { execution, epoch }: Lease, insta
 export function complete(
   sql: SqlStorage,
   lease: Lease,
-  result: Result,
+  result: ExecutionResult,
   instance: string,
   now: number,
 ): "committing" | "committed" | "refused" {
@@ -295,7 +295,7 @@ function loseAttempt(sql: SqlStorage, execution: string, why: string, now: numbe
 }
 
 /** Persists an outcome. From here on nothing but the settlement moves the execution. */
-function conclude(sql: SqlStorage, execution: string, outcome: Outcome, detail: Result | JobError | null, now: number): void {
+function conclude(sql: SqlStorage, execution: string, outcome: Outcome, detail: ExecutionResult | JobError | null, now: number): void {
   sql.exec(
     "UPDATE executions SET state = 'committing', front = 0, outcome = ?, detail = ?, settle_at = ?, settle_failures = 0 WHERE id = ?",
     ...[outcome, detail && JSON.stringify(detail), now, execution],

@@ -89,12 +89,12 @@ export class EventStore {
   }
 
   #insert(event: JobEvent): void {
-    const { preview, ...body } = event.type === "progress" ? event : { ...event, preview: undefined };
+    const { preview, ...body } = event.type === "progress" || event.type === "sample" ? event : { ...event, preview: undefined };
     const index = "index" in event ? event.index : null;
-    // A preview is worth something only until the next one: one a picture is kept.
-    if (preview !== undefined)
+    // A preview is worth something only until the next one: one a picture is kept. The samples of a training tell how it went.
+    if (event.type === "progress" && preview !== undefined)
       this.#sql.exec("UPDATE events SET preview = NULL WHERE type = 'progress' AND idx = ? AND preview IS NOT NULL", index);
-    if (isEnd(event)) this.#sql.exec("UPDATE events SET preview = NULL WHERE preview IS NOT NULL");
+    if (isEnd(event)) this.#sql.exec("UPDATE events SET preview = NULL WHERE type = 'progress' AND preview IS NOT NULL");
     this.#sql.exec(
       "INSERT INTO events (once, type, idx, body, preview) VALUES (?, ?, ?, ?, ?) ON CONFLICT (once) DO NOTHING",
       onceKey(event),
@@ -105,13 +105,17 @@ export class EventStore {
     );
   }
 
-  /** Old progress goes first, then old leases. The latest progress of each picture, and what happens once a job or picture, stays. */
+  /**
+   * Old progress and steps go first, then the rest of a training's past, then old leases. The latest progress of each picture, and what happens
+   * once a job or picture, stays.
+   */
   #prune(): void {
     this.#sql.exec(
       `DELETE FROM events WHERE id IN (
          SELECT id FROM events
-         WHERE type IN ('progress', 'running') AND id NOT IN (SELECT max(id) FROM events WHERE type = 'progress' GROUP BY idx)
-         ORDER BY type = 'running', id
+         WHERE type IN ('progress', 'step', 'validation', 'sample', 'phase', 'running')
+           AND id NOT IN (SELECT max(id) FROM events WHERE type IN ('progress', 'step') GROUP BY type, idx)
+         ORDER BY type = 'running', type IN ('validation', 'sample', 'phase'), id
          LIMIT max(0, (SELECT count(*) FROM events) - ?))`,
       MAX_EVENTS,
     );
@@ -138,6 +142,10 @@ function onceKey(event: JobEvent): string | null {
     case "picture":
       return `picture:${event.index}`;
     case "progress":
+    case "step":
+    case "validation":
+    case "sample":
+    case "phase":
       return null;
     default:
       return "terminal";

@@ -94,7 +94,8 @@ const refused: [string, string, (pool: string, job: AcceptedJob) => Promise<unkn
         params_sha256,
         attempt_deadline: Date.now(),
         request_id: "r",
-        capabilities: { result: "", progress: "" },
+        kind: "picture" as const,
+        capabilities: { result: "", progress: "", checkpoint: null },
         inputs: [],
         adapters: [],
       };

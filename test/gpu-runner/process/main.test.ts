@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { PROTOCOL_VERSION } from "../../../shared/engine.ts";
+import { resultSchema } from "../../../shared/protocol.ts";
 import { EdgePeer, newExecution, pictureRequest, TOKEN } from "./edge-peer.ts";
 
 const main = fileURLToPath(new URL("../../../gpu-runner/main.ts", import.meta.url));
@@ -114,7 +115,7 @@ test("the same request gives the same bytes again", async () => {
   await peer.until(() => peer.of("complete").length === 1, "complete", 30_000);
   await peer.grant([work(models[0]!), work(models[0]!, { seed: 8 })]);
   await peer.until(() => peer.of("complete").length === 3, "complete", 30_000);
-  const [first, again, other] = peer.of("complete").map(({ result }) => result.sha256);
+  const [first, again, other] = peer.of("complete").map(({ result }) => resultSchema.parse(result).sha256);
   expect([again === first, other === first]).toEqual([true, false]);
 });
 
@@ -156,7 +157,7 @@ test("several models: all are announced, each is loaded when it is first used, a
   await peer.until(() => String(peer.of("ready").at(-1)?.resident) === models[1], "the second model alone");
   await peer.grant([work(models[0]!)]);
   await peer.until(() => peer.of("complete").length === 2, "complete", 30_000);
-  expect(new Set(peer.of("complete").map(({ result }) => result.sha256)).size).toBe(2);
+  expect(new Set(peer.of("complete").map(({ result }) => resultSchema.parse(result).sha256)).size).toBe(2);
 });
 
 test("a registered model that can't be loaded fails its executions, and the others go on", async () => {
