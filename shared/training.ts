@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { adapterFileSchema } from "./adapter.ts";
+import type { ModelFamily, ModelManifest } from "./model.ts";
 import { contentHashSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
 
@@ -161,6 +162,31 @@ export const trainingRequestSchema = z.strictObject({
   dry_run: z.boolean(),
 });
 export type TrainingRequest = z.infer<typeof trainingRequestSchema>;
+
+/** What a client may leave out of a training: `trainingDefaults` of training-defaults.ts fills it in by method, family and the model's widths. */
+export type TrainingDefaults = Pick<
+  TrainingRequest,
+  | "settings"
+  | "resolution"
+  | "steps"
+  | "batch_size"
+  | "accumulation"
+  | "caption_dropout"
+  | "flip"
+  | "ema"
+  | "gradient_checkpointing"
+  | "optimizer"
+  | "loss"
+  | "validate_every"
+  | "checkpoint_every"
+  | "sample_every"
+>;
+/** The function that the API calls for it. */
+export type TrainingDefaultsOf = (
+  method: TrainingMethod,
+  family: ModelFamily,
+  widths: Pick<ModelManifest, "cross_attention_dim" | "text_widths" | "parameters" | "defaults" | "size_multiple">,
+) => TrainingDefaults;
 
 /** What a training says of itself while it runs. */
 export const trainingEventSchema = z.discriminatedUnion("type", [
