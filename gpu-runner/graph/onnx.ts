@@ -136,6 +136,11 @@ export class OnnxBuilder {
     return this.#constant(`i64[${values}]`, TensorProto_DataType.INT64, [values.length], new Uint8Array(data.buffer));
   }
 
+  /** One int64, as a scalar. */
+  int(value: number): string {
+    return this.#constant(`i64=${value}`, TensorProto_DataType.INT64, [], new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
+  }
+
   /** The target of a Reshape from one shape to another: a constant if 0 (copy) and one -1 (infer) suffice, else an input. */
   reshapeTarget(from: Shape, to: Shape): string {
     const target = to.map((dim, i) => (typeof dim === "number" ? dim : from[i] !== undefined && equal(dim, from[i]!) ? 0 : -1));

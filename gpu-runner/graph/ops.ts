@@ -24,6 +24,13 @@ export interface Pads {
   right: number;
 }
 
+export interface MatmulOptions {
+  transposeA: boolean;
+  transposeB: boolean;
+  /** What the product is multiplied by. */
+  scale: number;
+}
+
 /** Pointwise functions that only hypernetworks use, as PyTorch defines them with its default parameters. */
 export const activationKinds = ["leakyRelu", "elu", "hardSwish", "tanh", "sigmoid", "softsign", "mish"] as const;
 export type ActivationKind = (typeof activationKinds)[number];
@@ -50,6 +57,23 @@ export interface Attributes {
   resizeNearest: Record<never, never>;
   halve: Record<never, never>;
   spatialMean: Record<never, never>;
+  subtract: Record<never, never>;
+  scale: { factor: number; shift: number };
+  reciprocal: Record<never, never>;
+  sqrt: Record<never, never>;
+  exp: Record<never, never>;
+  erf: Record<never, never>;
+  step: { threshold: number };
+  matmul: MatmulOptions;
+  softmax: Record<never, never>;
+  maskFuture: { offset: number };
+  reduceSum: { axes: readonly number[] };
+  expand: Record<never, never>;
+  slice: { axis: number; start: number; end: number };
+  pad: { axis: number; before: number; after: number };
+  moments: { epsilon: number };
+  convInputGradient: { stride: number; pads: Pads };
+  convWeightGradient: { stride: number; pads: Pads };
 }
 export type OpName = keyof Attributes;
 
@@ -235,6 +259,140 @@ export function spatialMean(x: Value): Value {
   return one("spatialMean", [x], {}, [batch!, channels!, 1, 1]);
 }
 
+/** a - b, broadcast as in NumPy. */
+export function subtract(a: Value, b: Value): Value {
+  return one("subtract", [a, b], {}, broadcast("subtract", a, b));
+}
+
+/** factor * x + shift. */
+export function scale(x: Value, factor: number, shift = 0): Value {
+  return one("scale", [x], { factor, shift }, x.shape);
+}
+
+/** 1 / x. */
+export function reciprocal(x: Value): Value {
+  return one("reciprocal", [x], {}, x.shape);
+}
+
+export function sqrt(x: Value): Value {
+  return one("sqrt", [x], {}, x.shape);
+}
+
+export function exp(x: Value): Value {
+  return one("exp", [x], {}, x.shape);
+}
+
+/** The error function. */
+export function erf(x: Value): Value {
+  return one("erf", [x], {}, x.shape);
+}
+
+/** 1 where x > threshold, else 0. */
+export function step(x: Value, threshold: number): Value {
+  return one("step", [x], { threshold }, x.shape);
+}
+
+/** a [..., M, K] times b [..., K, N], either of them stored transposed, times `scale`; leading dims broadcast. */
+export function matmul(a: Value, b: Value, options: Partial<MatmulOptions> = {}): Value {
+  const { transposeA, transposeB, scale } = { transposeA: false, transposeB: false, scale: 1, ...options };
+  for (const value of [a, b]) expect("matmul", [a, b], value.shape.length >= 2, "rank 2 or more", value);
+  const [rows, depth] = matrixDims(a, transposeA);
+  const [inner, columns] = matrixDims(b, transposeB);
+  expect("matmul", [a, b], equal(depth, inner), `${dimName(depth)} terms of each sum`, b);
+  const leading = broadcastShapes("matmul", [a, b], a.shape.slice(0, -2), b.shape.slice(0, -2));
+  return one("matmul", [a, b], { transposeA, transposeB, scale }, [...leading, rows, columns]);
+}
+
+/** exp(x) over its sum along the last axis. */
+export function softmax(x: Value): Value {
+  return one("softmax", [x], {}, x.shape);
+}
+
+/** Scores x [..., T, S] with those of key s for query t made negligible where s > t + offset. */
+export function maskFuture(x: Value, offset: number): Value {
+  expect("maskFuture", [x], x.shape.length >= 2, "rank 2 or more", x);
+  return one("maskFuture", [x], { offset }, x.shape);
+}
+
+/** Sums along these axes, which stay as dims of 1. */
+export function reduceSum(x: Value, axes: readonly number[]): Value {
+  expect(
+    "reduceSum",
+    [x],
+    axes.every(axis => x.shape[axis] !== undefined),
+    `axes [${axes}]`,
+    x,
+  );
+  const shape = x.shape.map((dim, axis) => (axes.includes(axis) ? 1 : dim));
+  return one("reduceSum", [x], { axes }, shape);
+}
+
+/** x repeated to another shape along dims of 1, as NumPy broadcasts it. */
+export function expand(x: Value, shape: Shape): Value {
+  const reached = broadcastShapes("expand", [x], x.shape, shape);
+  expect("expand", [x], equalShapes(reached, shape), `a shape that broadcasts to ${shapeName(shape)}`, x);
+  return one("expand", [x], {}, shape);
+}
+
+/** Elements start..end - 1 along one axis. */
+export function slice(x: Value, axis: number, start: number, end: number): Value {
+  const size = x.shape[axis];
+  expect("slice", [x], typeof size === "number" && 0 <= start && start < end && end <= size, `${start}..${end} within axis ${axis}`, x);
+  return one(
+    "slice",
+    [x],
+    { axis, start, end },
+    x.shape.map((dim, i) => (i === axis ? end - start : dim)),
+  );
+}
+
+/** Zeros before and after along one axis. */
+export function pad(x: Value, axis: number, before: number, after: number): Value {
+  expect("pad", [x], x.shape[axis] !== undefined && before >= 0 && after >= 0, `an axis ${axis} and counts of zeros`, x);
+  return one(
+    "pad",
+    [x],
+    { axis, before, after },
+    x.shape.map((dim, i) => (i === axis ? addDims(dim, before + after) : dim)),
+  );
+}
+
+/** Mean and 1 / sqrt(variance + epsilon) along the last axis, which stays as a dim of 1. */
+export function moments(x: Value, epsilon: number): { mean: Value; inverseDeviation: Value } {
+  const shape = [...x.shape.slice(0, -1), 1];
+  const [mean, inverseDeviation] = x.graph.add("moments", [x], { epsilon }, [shape, shape]);
+  return { mean: mean!, inverseDeviation: inverseDeviation! };
+}
+
+/** Gradient of `conv2d` in its x [B, Cin, height, width], from that of its result [B, Cout, h, w] and its weight: linear in both. */
+export function convInputGradient(
+  gradient: Value,
+  weight: Value,
+  options: { stride: number; pads: Pads; height: number; width: number },
+): Value {
+  const inputs = [gradient, weight];
+  const [batch, filters] = axes("convInputGradient", inputs, gradient, 4);
+  const [depth, channels] = axes("convInputGradient", inputs, weight, 4);
+  expect("convInputGradient", inputs, equal(filters!, depth!), `${dimName(depth!)} channels`, gradient);
+  const { stride, pads, height, width } = options;
+  return one("convInputGradient", inputs, { stride, pads }, [batch!, channels!, height, width]);
+}
+
+/** Gradient of `conv2d` in its weight [Cout, Cin, k, k], from its x and that of its result: linear in both. */
+export function convWeightGradient(x: Value, gradient: Value, options: { stride: number; pads: Pads; kernel: readonly number[] }): Value {
+  const inputs = [x, gradient];
+  const [batch, channels] = axes("convWeightGradient", inputs, x, 4);
+  const [items, filters] = axes("convWeightGradient", inputs, gradient, 4);
+  expect("convWeightGradient", inputs, equal(batch!, items!), `${dimName(batch!)} items`, gradient);
+  const { stride, pads, kernel } = options;
+  return one("convWeightGradient", inputs, { stride, pads }, [filters!, channels!, ...kernel]);
+}
+
+function matrixDims(value: Value, transposed: boolean): [Dim, Dim] {
+  const [first, second] = [value.shape.at(-2)!, value.shape.at(-1)!];
+  return transposed ? [second, first] : [first, second];
+}
+
 function one<K extends OpName>(op: K, inputs: readonly Value[], attributes: Attributes[K], shape: Shape): Value {
   return inputs[0]!.graph.add(op, inputs, attributes, [shape])[0]!;
 }
@@ -249,12 +407,16 @@ function expect(op: OpName, inputs: readonly Value[], holds: boolean, expected: 
 }
 
 function broadcast(op: OpName, a: Value, b: Value): Shape {
-  const rank = Math.max(a.shape.length, b.shape.length);
+  return broadcastShapes(op, [a, b], a.shape, b.shape);
+}
+
+function broadcastShapes(op: OpName, inputs: readonly Value[], a: Shape, b: Shape): Shape {
+  const rank = Math.max(a.length, b.length);
   const padded = (shape: Shape): Shape => [...Array<Dim>(rank - shape.length).fill(1), ...shape];
-  const [left, right] = [padded(a.shape), padded(b.shape)];
+  const [left, right] = [padded(a), padded(b)];
   return left.map((dim, i) => {
     const other = right[i]!;
-    expect(op, [a, b], dim === 1 || other === 1 || equal(dim, other), `dims equal to ${shapeName(a.shape)} or 1`, b);
+    expect(op, inputs, dim === 1 || other === 1 || equal(dim, other), `dims equal to ${shapeName(a)} or 1`, inputs.at(-1)!);
     return dim === 1 ? other : dim;
   });
 }

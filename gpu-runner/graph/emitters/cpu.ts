@@ -59,6 +59,43 @@ const rules: EmitRules = {
   },
   halve: (node, onnx) => onnx.node("AveragePool", names(node, onnx), node.outputs, { kernel_shape: [2, 2], strides: [2, 2], ceil_mode: 1 }),
   spatialMean: (node, onnx) => onnx.node("GlobalAveragePool", names(node, onnx), node.outputs),
+  subtract: (node, onnx) => elementwise("Sub", node, onnx),
+  scale: emitScale,
+  reciprocal: (node, onnx) => elementwise("Reciprocal", node, onnx),
+  sqrt: (node, onnx) => elementwise("Sqrt", node, onnx),
+  exp: (node, onnx) => elementwise("Exp", node, onnx),
+  erf: (node, onnx) => elementwise("Erf", node, onnx),
+  step: (node, onnx) => {
+    const { shape } = node.outputs[0]!;
+    const above = onnx.temporary("Sub", [...names(node, onnx), onnx.floats([node.attributes.threshold], [])], shape);
+    onnx.node("Relu", [onnx.temporary("Sign", [above], shape)], node.outputs);
+  },
+  matmul: (node, onnx) => {
+    const { transposeA, transposeB, scale } = node.attributes;
+    const attributes = { transA: transposeA ? 1 : 0, transB: transposeB ? 1 : 0, alpha: { float: scale } };
+    onnx.node("FusedMatMul", names(node, onnx), node.outputs, attributes, microsoft);
+  },
+  softmax: (node, onnx) => onnx.node("Softmax", names(node, onnx), node.outputs, { axis: -1 }),
+  maskFuture: (node, onnx) => {
+    const shape = node.outputs[0]!.shape.slice(-2);
+    // Finite, so that no difference of two of them is NaN.
+    const all = onnx.temporary("Expand", [onnx.floats([-1e30], []), onnx.dims(shape)], shape);
+    const mask = onnx.temporary("Trilu", [all, onnx.int(node.attributes.offset + 1)], shape, { upper: 1 });
+    onnx.node("Add", [...names(node, onnx), mask], node.outputs);
+  },
+  reduceSum: (node, onnx) => onnx.node("ReduceSum", [...names(node, onnx), onnx.ints(node.attributes.axes)], node.outputs, { keepdims: 1 }),
+  expand: (node, onnx) => onnx.node("Expand", [...names(node, onnx), onnx.dims(node.outputs[0]!.shape)], node.outputs),
+  slice: (node, onnx) => {
+    const { axis, start, end } = node.attributes;
+    onnx.node("Slice", [...names(node, onnx), onnx.ints([start]), onnx.ints([end]), onnx.ints([axis])], node.outputs);
+  },
+  pad: (node, onnx) => {
+    const { axis, before, after } = node.attributes;
+    onnx.node("Pad", [...names(node, onnx), onnx.ints([before, after]), "", onnx.ints([axis])], node.outputs);
+  },
+  moments: emitMoments,
+  convInputGradient: emitConvInputGradient,
+  convWeightGradient: emitConvWeightGradient,
 };
 
 export const cpuEmitter: Emitter = {
@@ -70,6 +107,10 @@ export const cpuEmitter: Emitter = {
     "Clip",
     "Concat",
     "Conv",
+    "ConvTranspose",
+    "Erf",
+    "Exp",
+    "Expand",
     "Gemm",
     "GlobalAveragePool",
     "Identity",
@@ -77,11 +118,21 @@ export const cpuEmitter: Emitter = {
     "InstanceNormalization",
     "LayerNormalization",
     "Mul",
+    "Pad",
+    "Reciprocal",
+    "ReduceMean",
+    "ReduceSum",
     "Relu",
     "Reshape",
     "Resize",
+    "Sign",
+    "Slice",
+    "Softmax",
     "Split",
+    "Sqrt",
+    "Sub",
     "Transpose",
+    "Trilu",
     `${microsoft}:FusedMatMul`,
     `${microsoft}:Gelu`,
     `${microsoft}:MultiHeadAttention`,
@@ -130,7 +181,7 @@ function affine(onnx: OnnxBuilder, x: Operand, weight: string, bias: string | nu
 }
 
 /**
- * Two ways, chosen at each run. With many rows the product up * down, added to the weight, costs less than what a pair adds
+ * Two ways, chosen at each run, or here where the count of rows is known. With many rows the product up * down, added to the weight, costs less than what a pair adds
  * to every row, whatever its rank; with few rows the pair is applied to them beside the weight, which stays packed.
  */
 function emitLowRankLinear(node: NodeOf<"lowRankLinear">, onnx: OnnxBuilder): void {
@@ -158,7 +209,10 @@ function emitLowRankLinear(node: NodeOf<"lowRankLinear">, onnx: OnnxBuilder): vo
     const change = add("FusedMatMul", [inner, onnx.name(up)], { transB: 1 }, microsoft);
     return add("Add", [affine(onnx, x, onnx.name(weight), bias, flat, add), change]);
   };
-  const choice = onnx.choose(onnx.isAtLeast(rows, depth), flat, { whenTrue: merged, whenFalse: beside });
+  const choice =
+    typeof rows === "number"
+      ? (rows >= depth ? merged : beside)()
+      : onnx.choose(onnx.isAtLeast(rows, depth), flat, { whenTrue: merged, whenFalse: beside });
   onnx.node("Reshape", [choice, onnx.reshapeTarget(flat, out.shape)], node.outputs);
 }
 
@@ -175,4 +229,76 @@ function emitGroupNorm(node: NodeOf<"groupNorm">, onnx: OnnxBuilder): void {
   const back = onnx.temporary("Reshape", [normalised, onnx.reshapeTarget(rows, input.shape)], input.shape);
   const scaled = onnx.temporary("Mul", [back, onnx.view(gamma, [channels, 1, 1])], input.shape);
   onnx.node("Add", [scaled, onnx.view(beta, [channels, 1, 1])], node.outputs);
+}
+
+function emitScale(node: NodeOf<"scale">, onnx: OnnxBuilder): void {
+  const { factor, shift } = node.attributes;
+  const out = node.outputs[0]!;
+  const x = onnx.name(node.inputs[0]!);
+  const [byFactor, toShift] = [onnx.floats([factor], []), onnx.floats([shift], [])];
+  if (shift === 0) onnx.node("Mul", [x, byFactor], [out]);
+  else onnx.node("Add", [factor === 1 ? x : onnx.temporary("Mul", [x, byFactor], out.shape), toShift], [out]);
+}
+
+function emitMoments(node: NodeOf<"moments">, onnx: OnnxBuilder): void {
+  const [x, mean, inverse] = [node.inputs[0]!, node.outputs[0]!, node.outputs[1]!];
+  const last = onnx.ints([-1]);
+  onnx.node("ReduceMean", [onnx.name(x), last], [mean], { keepdims: 1 });
+  const centred = onnx.temporary("Sub", [onnx.name(x), onnx.name(mean)], x.shape);
+  const squares = onnx.temporary("Mul", [centred, centred], x.shape);
+  const variance = onnx.temporary("ReduceMean", [squares, last], mean.shape, { keepdims: 1 });
+  const shifted = onnx.temporary("Add", [variance, onnx.floats([node.attributes.epsilon], [])], mean.shape);
+  onnx.node("Reciprocal", [onnx.temporary("Sqrt", [shifted], mean.shape)], [inverse]);
+}
+
+function emitConvInputGradient(node: NodeOf<"convInputGradient">, onnx: OnnxBuilder): void {
+  const { stride, pads } = node.attributes;
+  const kernel = node.inputs[1]!.shape.slice(2) as number[];
+  const padding = [pads.top + pads.bottom, pads.left + pads.right];
+  const [from, to] = [node.inputs[0]!.shape.slice(2) as number[], node.outputs[0]!.shape.slice(2) as number[]];
+  const attributes = {
+    kernel_shape: kernel,
+    strides: [stride, stride],
+    pads: [pads.top, pads.left, pads.bottom, pads.right],
+    // Rows and columns at the far edge that the stride stepped over.
+    output_padding: to.map((size, i) => size - ((from[i]! - 1) * stride + kernel[i]! - padding[i]!)),
+  };
+  onnx.node("ConvTranspose", names(node, onnx), node.outputs, attributes);
+}
+
+/** Every kernel position's pixels side by side, [B, Cin * k * k, h * w], times the gradients, summed over the items. */
+function emitConvWeightGradient(node: NodeOf<"convWeightGradient">, onnx: OnnxBuilder): void {
+  const { stride, pads } = node.attributes;
+  const [x, gradient, out] = [node.inputs[0]!, node.inputs[1]!, node.outputs[0]!];
+  const [batch, channels, height, width] = x.shape as number[];
+  const [, filters, rows, columns] = gradient.shape as number[];
+  const [kernelHeight, kernelWidth] = out.shape.slice(2) as [number, number];
+  const [paddedHeight, paddedWidth] = [height! + pads.top + pads.bottom, width! + pads.left + pads.right];
+  const isPadded = paddedHeight !== height || paddedWidth !== width;
+  const padded = isPadded
+    ? onnx.temporary(
+        "Pad",
+        [onnx.name(x), onnx.ints([pads.top, pads.left, pads.bottom, pads.right]), "", onnx.ints([2, 3])],
+        [batch!, channels!, paddedHeight, paddedWidth],
+      )
+    : onnx.name(x);
+  const pixels = rows! * columns!;
+  const positions: string[] = [];
+  for (let i = 0; i < kernelHeight; i++)
+    for (let j = 0; j < kernelWidth; j++) {
+      const [start, end] = [
+        [i, j],
+        [i + (rows! - 1) * stride + 1, j + (columns! - 1) * stride + 1],
+      ];
+      const inputs = [padded, onnx.ints(start!), onnx.ints(end!), onnx.ints([2, 3]), onnx.ints([stride, stride])];
+      const taken = onnx.temporary("Slice", inputs, [batch!, channels!, rows!, columns!]);
+      positions.push(onnx.temporary("Reshape", [taken, onnx.ints([batch!, channels!, 1, pixels])], [batch!, channels!, 1, pixels]));
+    }
+  const depth = channels! * positions.length;
+  const beside = onnx.temporary("Concat", positions, [batch!, channels!, positions.length, pixels], { axis: 2 });
+  const patches = onnx.temporary("Reshape", [beside, onnx.ints([batch!, depth, pixels])], [batch!, depth, pixels]);
+  const flat = onnx.temporary("Reshape", [onnx.name(gradient), onnx.ints([batch!, filters!, pixels])], [batch!, filters!, pixels]);
+  const products = onnx.temporary("FusedMatMul", [flat, patches], [batch!, filters!, depth], { transB: 1 }, microsoft);
+  const sum = onnx.temporary("ReduceSum", [products, onnx.ints([0])], [filters!, depth], { keepdims: 0 });
+  onnx.node("Reshape", [sum, onnx.ints(out.shape as number[])], [out]);
 }

@@ -39,6 +39,29 @@ const inferred = {
   resizeNearest: { shape: "[B, 4, 16, W]", build: x => ops.resizeNearest(x(B, 4, H, W), 16, W) },
   halve: { shape: "[B, 4, floor((H+1)/2), floor((W+1)/2)]", build: x => ops.halve(x(B, 4, H, W)) },
   spatialMean: { shape: "[B, 4, 1, 1]", build: x => ops.spatialMean(x(B, 4, H, W)) },
+  subtract: { shape: "[B, 8, H]", build: x => ops.subtract(x(8, 1), x(B, 8, H)) },
+  scale: { shape: "[B, 3]", build: x => ops.scale(x(B, 3), 2, 1) },
+  reciprocal: { shape: "[B, 3]", build: x => ops.reciprocal(x(B, 3)) },
+  sqrt: { shape: "[B, 3]", build: x => ops.sqrt(x(B, 3)) },
+  exp: { shape: "[B, 3]", build: x => ops.exp(x(B, 3)) },
+  erf: { shape: "[B, 3]", build: x => ops.erf(x(B, 3)) },
+  step: { shape: "[B, 3]", build: x => ops.step(x(B, 3), 0) },
+  matmul: { shape: "[B, 2, H, W]", build: x => ops.matmul(x(B, 2, 5, H), x(W, 5), { transposeA: true, transposeB: true }) },
+  softmax: { shape: "[B, L]", build: x => ops.softmax(x(B, L)) },
+  maskFuture: { shape: "[B, L, L]", build: x => ops.maskFuture(x(B, L, L), 0) },
+  reduceSum: { shape: "[B, 1, H, 1]", build: x => ops.reduceSum(x(B, 4, H, W), [1, 3]) },
+  expand: { shape: "[B, 4, H]", build: x => ops.expand(x(4, 1), [B, 4, H]) },
+  slice: { shape: "[B, 2, H]", build: x => ops.slice(x(B, 4, H), 1, 1, 3) },
+  pad: { shape: "[B, 4, H+3]", build: x => ops.pad(x(B, 4, H), 2, 1, 2) },
+  moments: { shape: "[B, L, 1] [B, L, 1]", build: x => Object.values(ops.moments(x(B, L, 6), 1e-5)) },
+  convInputGradient: {
+    shape: "[B, 4, 8, 10]",
+    build: x => ops.convInputGradient(x(B, 6, 4, 5), x(6, 4, 3, 3), { stride: 2, pads: around, height: 8, width: 10 }),
+  },
+  convWeightGradient: {
+    shape: "[6, 4, 3, 3]",
+    build: x => ops.convWeightGradient(x(B, 4, 8, 10), x(B, 6, 4, 5), { stride: 2, pads: around, kernel: [3, 3] }),
+  },
 } satisfies Record<OpName, { shape: string; build: Build }>;
 
 const rejected: Record<string, { build: Build; op: OpName; expected: string; got: string }> = {
@@ -149,6 +172,25 @@ const rejected: Record<string, { build: Build; op: OpName; expected: string; got
     build: x => ops.split(x(B, 5), 1, 2),
     op: "split",
     expected: "an axis 1 that 2 divides",
+    got: "[B, 5] of x0",
+  },
+  "a product of other depths": {
+    build: x => ops.matmul(x(B, 3), x(4, 5)),
+    op: "matmul",
+    expected: "3 terms of each sum",
+    got: "[4, 5] of x1",
+  },
+  "a slice beyond the end": { build: x => ops.slice(x(B, 5), 1, 2, 6), op: "slice", expected: "2..6 within axis 1", got: "[B, 5] of x0" },
+  "a sum over no axis of the value": {
+    build: x => ops.reduceSum(x(B, 5), [2]),
+    op: "reduceSum",
+    expected: "axes [2]",
+    got: "[B, 5] of x0",
+  },
+  "an expansion that shrinks": {
+    build: x => ops.expand(x(B, 5), [B, 1]),
+    op: "expand",
+    expected: "a shape that broadcasts to [B, 1]",
     got: "[B, 5] of x0",
   },
 };

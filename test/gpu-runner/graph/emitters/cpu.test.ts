@@ -37,6 +37,15 @@ const activations: Record<ops.ActivationKind, (x: number) => number> = {
   mish: x => x * Math.tanh(Math.log1p(Math.exp(x))),
 };
 
+const positive = map(tokens, x => Math.abs(x) + 0.5);
+const positiveInput = { x: { shape: [B!, L!, 4], tensor: positive } };
+const keys = wave([2, 5, 4], 1);
+const uneven = { stride: 2, pads: { top: 0, left: 0, bottom: 1, right: 1 } };
+const dot = (count: number, term: (k: number) => number): number =>
+  Array.from({ length: count }, (_, k) => term(k)).reduce((a, b) => a + b);
+const meanOf = (row: number): number => dot(4, k => tokens.data[row * 4 + k]!) / 4;
+const unit = (shape: readonly number[], at: number): TensorF32 => tensor(shape, i => (i === at ? 1 : 0));
+
 const cases = {
   add: {
     inputs: { ...imageInput, y: { shape: [B!, 4, 1, 1], tensor: wave([2, 4, 1, 1], 3) } },
@@ -189,6 +198,107 @@ const cases = {
     inputs: imageInput,
     build: ({ x }) => ops.spatialMean(x!),
     expected: tensor([2, 4, 1, 1], i => image.data.subarray(i * 15, (i + 1) * 15).reduce((a, b) => a + b, 0) / 15),
+  },
+  subtract: {
+    inputs: { ...tokensInput, y: { shape: [4], tensor: wave([4], 3) } },
+    build: ({ x, y }) => ops.subtract(x!, y!),
+    expected: tensor([2, 3, 4], i => tokens.data[i]! - wave([4], 3).data[i % 4]!),
+  },
+  scale: {
+    inputs: tokensInput,
+    build: ({ x }) => [ops.scale(x!, -2), ops.scale(x!, 1, 3), ops.scale(x!, 0.5, 1)],
+    expected: [map(tokens, x => -2 * x), map(tokens, x => x + 3), map(tokens, x => 0.5 * x + 1)],
+  },
+  reciprocal: { inputs: positiveInput, build: ({ x }) => ops.reciprocal(x!), expected: map(positive, x => 1 / x) },
+  sqrt: { inputs: positiveInput, build: ({ x }) => ops.sqrt(x!), expected: map(positive, Math.sqrt) },
+  exp: { inputs: tokensInput, build: ({ x }) => ops.exp(x!), expected: map(tokens, Math.exp) },
+  erf: { inputs: tokensInput, build: ({ x }) => ops.erf(x!), expected: map(tokens, erf) },
+  step: {
+    inputs: { x: { shape: [B!], tensor: { shape: [3], data: Float32Array.of(0.25, 0.5, 0.75) } } },
+    build: ({ x }) => ops.step(x!, 0.5),
+    expected: { shape: [3], data: Float32Array.of(0, 0, 1) },
+  },
+  matmul: {
+    inputs: { ...tokensInput, y: { shape: [B!, S!, 4], tensor: wave([2, 5, 4], 1) }, z: { shape: [4, 3], tensor: wave([4, 3], 2) } },
+    build: ({ x, y, z }) => [
+      ops.matmul(x!, y!, { transposeB: true, scale: 2 }),
+      ops.matmul(x!, x!, { transposeA: true }),
+      ops.matmul(x!, z!),
+    ],
+    expected: [
+      tensor(
+        [2, 3, 5],
+        i => 2 * dot(4, k => tokens.data[Math.floor(i / 5) * 4 + k]! * keys.data[(Math.floor(i / 15) * 5 + (i % 5)) * 4 + k]!),
+      ),
+      tensor([2, 4, 4], i => {
+        const [item, row, column] = [Math.floor(i / 16) * 12, Math.floor(i / 4) % 4, i % 4];
+        return dot(3, k => tokens.data[item + k * 4 + row]! * tokens.data[item + k * 4 + column]!);
+      }),
+      tensor([2, 3, 3], i => dot(4, k => tokens.data[Math.floor(i / 3) * 4 + k]! * wave([4, 3], 2).data[k * 3 + (i % 3)]!)),
+    ],
+  },
+  softmax: {
+    inputs: tokensInput,
+    build: ({ x }) => ops.softmax(x!),
+    expected: tensor([2, 3, 4], i => Math.exp(tokens.data[i]!) / dot(4, k => Math.exp(tokens.data[i - (i % 4) + k]!))),
+  },
+  maskFuture: {
+    inputs: tokensInput,
+    build: ({ x }) => ops.maskFuture(x!, 1),
+    expected: tensor([2, 3, 4], i => (i % 4 > (Math.floor(i / 4) % 3) + 1 ? -1e30 : tokens.data[i]!)),
+  },
+  reduceSum: {
+    inputs: tokensInput,
+    build: ({ x }) => ops.reduceSum(x!, [0, 2]),
+    expected: tensor([1, 3, 1], i => dot(8, k => tokens.data[Math.floor(k / 4) * 12 + i * 4 + (k % 4)]!)),
+  },
+  expand: {
+    inputs: { ...tokensInput, y: { shape: [B!, 1, 4], tensor: wave([2, 1, 4], 3) } },
+    build: ({ x, y }) => ops.expand(y!, x!.shape),
+    expected: tensor([2, 3, 4], i => wave([8], 3).data[Math.floor(i / 12) * 4 + (i % 4)]!),
+  },
+  slice: {
+    inputs: tokensInput,
+    build: ({ x }) => ops.slice(x!, 2, 1, 3),
+    expected: tensor([2, 3, 2], i => tokens.data[Math.floor(i / 2) * 4 + 1 + (i % 2)]!),
+  },
+  pad: {
+    inputs: tokensInput,
+    build: ({ x }) => ops.pad(x!, 2, 1, 2),
+    expected: tensor([2, 3, 7], i => (i % 7 >= 1 && i % 7 < 5 ? tokens.data[Math.floor(i / 7) * 4 + (i % 7) - 1]! : 0)),
+  },
+  moments: {
+    inputs: tokensInput,
+    build: ({ x }) => Object.values(ops.moments(x!, 1e-3)),
+    expected: [
+      tensor([2, 3, 1], i => meanOf(i)),
+      tensor([2, 3, 1], i => 1 / Math.sqrt(dot(4, k => (tokens.data[i * 4 + k]! - meanOf(i)) ** 2) / 4 + 1e-3)),
+    ],
+  },
+  // The adjoints of the convolution, from its own definition: its response to one element at a time.
+  convInputGradient: {
+    inputs: { y: { shape: [2, 3, 1, 2], tensor: wave([2, 3, 1, 2], 3) }, weight: { shape: [3, 4, 3, 3], tensor: wave([3, 4, 3, 3]) } },
+    build: ({ y, weight }) => ops.convInputGradient(y!, weight!, { ...uneven, height: 3, width: 5 }),
+    expected: tensor([2, 4, 3, 5], i => {
+      const response = convolve(
+        unit([2, 4, 3, 5], i),
+        wave([3, 4, 3, 3]),
+        tensor([3], () => 0),
+      );
+      return dot(response.data.length, k => response.data[k]! * wave([12], 3).data[k]!);
+    }),
+  },
+  convWeightGradient: {
+    inputs: { x: { shape: [2, 4, 3, 5], tensor: image }, y: { shape: [2, 3, 1, 2], tensor: wave([2, 3, 1, 2], 3) } },
+    build: ({ x, y }) => ops.convWeightGradient(x!, y!, { ...uneven, kernel: [3, 3] }),
+    expected: tensor([3, 4, 3, 3], i => {
+      const response = convolve(
+        image,
+        unit([3, 4, 3, 3], i),
+        tensor([3], () => 0),
+      );
+      return dot(response.data.length, k => response.data[k]! * wave([12], 3).data[k]!);
+    }),
   },
 } satisfies Record<OpName, Case>;
 

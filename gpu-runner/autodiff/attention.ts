@@ -1,0 +1,105 @@
+/**
+ * Gradients of softmax attention, with the probabilities P computed again by chunks of heads and queries (Dao et al. 2022):
+ * D = rowsum(dO O), dS = P (dO V^T - D), dV = P^T dO, dQ = scale dS K, dK = scale dS^T Q.
+ */
+import type { NodeOf, Value } from "../graph/ir.ts";
+import * as ops from "../graph/ops.ts";
+import { once, type Thunk } from "./thunk.ts";
+
+/** Elements of a chunk's scores: 4 MB stay in the cache between the products that read them. */
+const chunkElements = 2 ** 20;
+
+export function attentionGradients({ inputs, outputs, attributes }: NodeOf<"attention">, gradient: Value): readonly Thunk[] {
+  const [query, key, value] = inputs as [Value, Value, Value];
+  const { heads, causal } = attributes;
+  const whole = once(() => {
+    const byHead = (x: Value): Value => headsOf(x, heads);
+    // Of each query and head, [B, h, T, 1].
+    const products = ops.reduceSum(byHead(ops.multiply(gradient, outputs[0]!)), [3]);
+    return chunked({ query: byHead(query), key: byHead(key), value: byHead(value), dO: byHead(gradient), products }, causal);
+  });
+  return [() => ofHeads(whole().dQuery, query), () => ofHeads(whole().dKey, key), () => ofHeads(whole().dValue, value)];
+}
+
+/** All [B, h, T or S, d]. */
+interface ByHead {
+  query: Value;
+  key: Value;
+  value: Value;
+  dO: Value;
+  products: Value;
+}
+
+function chunked(all: ByHead, causal: boolean): { dQuery: Value; dKey: Value; dValue: Value } {
+  const [batch, heads, queries] = all.query.shape as [number, number, number];
+  const keys = all.key.shape[2] as number;
+  const headsAtOnce = Math.min(heads, Math.max(1, Math.floor(chunkElements / (batch * queries * keys))));
+  const queriesAtOnce = Math.min(queries, Math.max(1, Math.floor(chunkElements / (batch * headsAtOnce * keys))));
+  const ofHeads: { dQuery: Value; dKey: Value; dValue: Value }[] = [];
+  for (let head = 0; head < heads; head += headsAtOnce) {
+    const end = Math.min(heads, head + headsAtOnce);
+    const taken = mapValues(all, x => part(x, 1, head, end));
+    const dQueries: Value[] = [];
+    let [dKey, dValue]: [Value | null, Value | null] = [null, null];
+    for (let row = 0; row < queries; row += queriesAtOnce) {
+      const rowEnd = Math.min(queries, row + queriesAtOnce);
+      const rows = (x: Value): Value => part(x, 2, row, rowEnd);
+      const chunk = { ...taken, query: rows(taken.query), dO: rows(taken.dO), products: rows(taken.products) };
+      const gradients = ofChunk(chunk, causal ? row : null);
+      dQueries.push(gradients.dQuery);
+      dKey = dKey ? ops.add(dKey, gradients.dKey) : gradients.dKey;
+      dValue = dValue ? ops.add(dValue, gradients.dValue) : gradients.dValue;
+    }
+    ofHeads.push({ dQuery: joined(dQueries, 2), dKey: dKey!, dValue: dValue! });
+  }
+  return {
+    dQuery: joined(
+      ofHeads.map(({ dQuery }) => dQuery),
+      1,
+    ),
+    dKey: joined(
+      ofHeads.map(({ dKey }) => dKey),
+      1,
+    ),
+    dValue: joined(
+      ofHeads.map(({ dValue }) => dValue),
+      1,
+    ),
+  };
+}
+
+/** `firstRow`: the place of the first query among all where a query sees only what precedes it, else null. */
+function ofChunk({ query, key, value, dO, products }: ByHead, firstRow: number | null): { dQuery: Value; dKey: Value; dValue: Value } {
+  const scale = 1 / Math.sqrt(query.shape[3] as number);
+  const scores = ops.matmul(query, key, { transposeB: true, scale });
+  const probabilities = ops.softmax(firstRow === null ? scores : ops.maskFuture(scores, firstRow));
+  const dScores = ops.multiply(probabilities, ops.subtract(ops.matmul(dO, value, { transposeB: true }), products));
+  return {
+    dQuery: ops.matmul(dScores, key, { scale }),
+    dKey: ops.matmul(dScores, query, { transposeA: true, scale }),
+    dValue: ops.matmul(probabilities, dO, { transposeA: true }),
+  };
+}
+
+/** [B, T, C] to [B, h, T, C / h]. */
+function headsOf(x: Value, heads: number): Value {
+  const [batch, length, width] = x.shape as [number, number, number];
+  return ops.transpose(ops.reshape(x, [batch, length, heads, width / heads]), [0, 2, 1, 3]);
+}
+
+function ofHeads(x: Value, like: Value): Value {
+  return ops.reshape(ops.transpose(x, [0, 2, 1, 3]), like.shape);
+}
+
+function part(x: Value, axis: number, start: number, end: number): Value {
+  return start === 0 && end === x.shape[axis] ? x : ops.slice(x, axis, start, end);
+}
+
+function joined(parts: readonly Value[], axis: number): Value {
+  return parts.length === 1 ? parts[0]! : ops.concat(parts, axis);
+}
+
+function mapValues(all: ByHead, f: (x: Value) => Value): ByHead {
+  const { query, key, value, dO, products } = all;
+  return { query: f(query), key: f(key), value: f(value), dO: f(dO), products: f(products) };
+}
