@@ -19,7 +19,7 @@ export function philoxNoise(seed: bigint | number): NoiseGenerator {
 }
 
 /** The first two words of Philox4x32-10 at counter (draw, 0, index, 0). */
-function philox(draw: number, index: number, key: readonly [number, number]): [number, number] {
+export function philox(draw: number, index: number, key: readonly [number, number]): [number, number] {
   let [c0, c1, c2, c3] = [draw, 0, index, 0];
   let [k0, k1] = key;
   for (let round = 0; round < 10; round++) {
