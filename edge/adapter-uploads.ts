@@ -22,7 +22,12 @@ export function filePath(id: string, sha256: string): string {
 }
 
 /** Registers what a client says of an adapter and its files; it is ready at once where they lie in the bucket already. */
-export async function openAdapter(env: Env, principal: Principal, id: string, stated: AdapterUpload): Promise<StoredAdapter> {
+export async function openAdapter(
+  env: Env,
+  principal: Pick<Principal, "tenant" | "scopes">,
+  id: string,
+  stated: AdapterUpload,
+): Promise<StoredAdapter> {
   if (stated.visibility === "public" && !principal.scopes.includes("publish"))
     throw new AtelierError("forbidden", "The key lacks the scope publish, which making an adapter public needs.");
   const { name, visibility, kind, token } = stated;

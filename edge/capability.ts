@@ -1,3 +1,4 @@
+import { adapterFileSchema } from "../shared/adapter.ts";
 import { AtelierError } from "../shared/errors.ts";
 import { type CapabilityClaims, publicJwk, SignatureRefused, verify } from "../shared/signing.ts";
 import { bearerToken } from "./auth.ts";
@@ -13,7 +14,7 @@ import { recordSecurityEvent } from "./security-events.ts";
 export async function authorizeCapability(context: AppContext, method: CapabilityClaims["method"], key: string): Promise<CapabilityClaims> {
   const claims = await verifiedClaims(context);
   const { execution, epoch, instance, pool } = claims;
-  if (claims.method !== method || claims.key !== key) {
+  if (claims.method !== method || !covers(claims.key, key)) {
     const requestId = context.get("requestId");
     await recordSecurityEvent(context.env, "capability_misused", {
       request_id: requestId,
@@ -29,6 +30,12 @@ export async function authorizeCapability(context: AppContext, method: Capabilit
     throw new AtelierError("stale_epoch", `Epoch ${epoch} of ${execution} is no longer held by ${instance}.`);
   }
   return claims;
+}
+
+/** A key is named exactly, or is a well-formed path below one that ends in a slash. */
+function covers(named: string, key: string): boolean {
+  if (!named.endsWith("/")) return named === key;
+  return key.startsWith(named) && adapterFileSchema.shape.path.safeParse(key.slice(named.length)).success;
 }
 
 async function verifiedClaims(context: AppContext): Promise<CapabilityClaims> {

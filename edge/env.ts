@@ -36,6 +36,8 @@ const settingsSchema = z.object({
   STALL_MS: milliseconds,
   ATTEMPT_MS: milliseconds,
   MAX_ATTEMPTS: z.coerce.number().int().min(1),
+  /** Share of a pool's runners that may compute trainings at once, so that pictures go on being made; one always may. */
+  TRAINING_SHARE: z.coerce.number().min(0).max(1).default(0.5),
   SWEEP_MS: milliseconds,
   ORPHAN_GRACE_MS: milliseconds,
   PICTURE_URL_TTL_S: z.coerce.number().int().positive(),

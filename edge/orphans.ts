@@ -6,12 +6,14 @@ import { recallMissing } from "./recall.ts";
 import {
   adapterFiles,
   adapters,
+  datasetFiles,
   deadLetters,
   executions,
   idempotencyKeys,
   pictures,
   securityEvents,
   sweepCursors,
+  trainings,
   uploads,
 } from "./schema.ts";
 
@@ -19,7 +21,13 @@ import {
 const LIST_LIMIT = 500;
 const DAY_MS = 24 * 3_600_000;
 /** How long rows are kept that only tell what happened, or wait for what doesn't come. */
-const keptMs = { idempotency: DAY_MS, securityEvents: 90 * DAY_MS, deadLetters: 90 * DAY_MS, unfinishedAdapters: 2 * DAY_MS } as const;
+const keptMs = {
+  idempotency: DAY_MS,
+  securityEvents: 90 * DAY_MS,
+  deadLetters: 90 * DAY_MS,
+  unfinishedAdapters: 2 * DAY_MS,
+  checkpoints: DAY_MS,
+} as const;
 /** Most security events that are kept, since strangers can cause them. */
 const MAX_SECURITY_EVENTS = 10_000;
 
@@ -32,7 +40,7 @@ const MAX_SECURITY_EVENTS = 10_000;
  */
 const ofExecution = sql`exists (select 1 from ${executions} x where x.id = k.value ->> 'execution' and x.state in ('active', 'abandoned'))`;
 const kinds = [
-  { prefix: "staging/", pattern: /^staging\/(?<execution>exe_[0-9A-Z]{26})\/\d+\/result$/, needed: ofExecution },
+  { prefix: "staging/", pattern: /^staging\/(?<execution>exe_[0-9A-Z]{26})\/\d+\/.+$/, needed: ofExecution },
   {
     prefix: "pictures/",
     pattern: /^pictures\/ten_[0-9A-Z]{26}\/(?<execution>exe_[0-9A-Z]{26})\.[a-z]+$/,
@@ -48,6 +56,25 @@ const kinds = [
     prefix: "adapters/",
     pattern: /^adapters\/(?<tenant>ten_[0-9A-Z]{26})\/(?<sha256>[0-9a-f]{64})$/,
     needed: sql`exists (select 1 from ${adapterFiles} f where f.tenant_id = k.value ->> 'tenant' and f.sha256 = k.value ->> 'sha256')`,
+  },
+  {
+    prefix: "trainings/",
+    pattern: /^trainings\/ten_[0-9A-Z]{26}\/(?<training>trn_[0-9A-Z]{26})\/.+$/,
+    needed: sql`exists (select 1 from ${trainings} t where t.id = k.value ->> 'training')`,
+  },
+  {
+    prefix: "datasets/",
+    pattern: /^datasets\/(?<tenant>ten_[0-9A-Z]{26})\/(?<sha256>[0-9a-f]{64})$/,
+    // A training goes on when its dataset is deleted.
+    needed: sql`exists (select 1 from ${datasetFiles} f where f.tenant_id = k.value ->> 'tenant' and f.sha256 = k.value ->> 'sha256')
+      or exists (select 1 from ${executions} x, json_each(x.inputs, '$.files') i
+        where x.tenant_id = k.value ->> 'tenant' and x.kind = 'training' and x.state = 'active' and i.value ->> 'key' = k.value ->> 'key')`,
+  },
+  {
+    prefix: "checkpoints/",
+    pattern: /^checkpoints\/(?<execution>exe_[0-9A-Z]{26})\/\d+$/,
+    needed: sql`exists (select 1 from ${executions} x where x.id = k.value ->> 'execution'
+      and (x.state in ('active', 'abandoned') or x.finished_at > unixepoch() * 1000 - ${keptMs.checkpoints}))`,
   },
 ] as const;
 

@@ -52,7 +52,7 @@ export const jobs = sqliteTable(
   {
     id: text().primaryKey(),
     tenant_id: text().notNull(),
-    kind: text({ enum: ["generation"] }).notNull(),
+    kind: text({ enum: ["generation", "training"] }).notNull(),
     pool: text().notNull(),
     model_hash: text().notNull(),
     request: text({ mode: "json" }).notNull(),
@@ -70,7 +70,7 @@ export const jobs = sqliteTable(
 );
 
 /**
- * One unit of computing: one picture. Equal requests of a tenant join the live one, except `exclusive` ones (cache: fresh).
+ * One unit of computing: one picture, or one training. Equal requests of a tenant join the live one, except `exclusive` ones (cache: fresh).
  * `abandoned`: no job waits any more, nothing joins it, the dispatcher has still to stop it.
  */
 export const executions = sqliteTable(
@@ -94,6 +94,9 @@ export const executions = sqliteTable(
     error: text({ mode: "json" }),
     created_at: integer().notNull(),
     finished_at: integer(),
+    kind: text({ enum: ["picture", "training"] })
+      .notNull()
+      .default("picture"),
   },
   table => [
     uniqueIndex("executions_joinable").on(table.tenant_id, table.request_hash).where(sql`state = 'active' and exclusive = 0`),
@@ -179,7 +182,73 @@ export const adapterFiles = sqliteTable(
   table => [primaryKey({ columns: [table.adapter_id, table.path] }), index("adapter_files_content").on(table.tenant_id, table.sha256)],
 );
 
-/** The pictures of a job, by index. Exactly one of execution (waiting or computed) or a cached picture stands behind each. */
+/** Pictures with captions that something is learned from. */
+export const datasets = sqliteTable(
+  "datasets",
+  {
+    id: text().primaryKey(),
+    tenant_id: text().notNull(),
+    name: text().notNull(),
+    created_at: integer().notNull(),
+  },
+  table => [index("datasets_tenant").on(table.tenant_id, table.id)],
+);
+
+/** The files of a dataset by content, masks and control maps among them; the object of each is `datasets/{tenant}/{sha256}`. */
+export const datasetFiles = sqliteTable(
+  "dataset_files",
+  {
+    dataset_id: text()
+      .notNull()
+      .references(() => datasets.id, { onDelete: "cascade" }),
+    sha256: text().notNull(),
+    tenant_id: text().notNull(),
+    bytes: integer().notNull(),
+    media_type: text().notNull(),
+    width: integer().notNull(),
+    height: integer().notNull(),
+  },
+  table => [primaryKey({ columns: [table.dataset_id, table.sha256] }), index("dataset_files_content").on(table.tenant_id, table.sha256)],
+);
+
+/** What is learned from: a file of the dataset and what is said of it. */
+export const datasetItems = sqliteTable(
+  "dataset_items",
+  {
+    dataset_id: text()
+      .notNull()
+      .references(() => datasets.id, { onDelete: "cascade" }),
+    sha256: text().notNull(),
+    tenant_id: text().notNull(),
+    caption: text().notNull(),
+    split: text({ enum: ["train", "test"] }).notNull(),
+    /** Other files of the dataset. */
+    mask: text(),
+    condition: text(),
+    concept: integer().notNull(),
+  },
+  table => [primaryKey({ columns: [table.dataset_id, table.sha256] })],
+);
+
+/** Trainings. Job and execution have the same ULID; the files' objects are `trainings/{tenant}/{id}/{path}`. */
+export const trainings = sqliteTable(
+  "trainings",
+  {
+    id: text().primaryKey(),
+    tenant_id: text().notNull(),
+    name: text().notNull(),
+    dataset_id: text().notNull(),
+    /** `trainingReportSchema` and list of `trainingFileSchema` of shared/training.ts, once it has a result. */
+    report: text({ mode: "json" }),
+    files: text({ mode: "json" }),
+    /** Ids of what was registered. */
+    adapters: text({ mode: "json" }).$type<string[]>(),
+    created_at: integer().notNull(),
+  },
+  table => [index("trainings_tenant").on(table.tenant_id, table.id)],
+);
+
+/** The pictures of a job, by index; a training has one row, which never gets a picture. Exactly one of execution (waiting or computed) or a cached picture stands behind each. */
 export const jobPictures = sqliteTable(
   "job_pictures",
   {

@@ -2,17 +2,20 @@ import { z } from "zod";
 import { type JobError, jobErrorSchema } from "../shared/errors.ts";
 import { sameUlid } from "../shared/names.ts";
 import { mediaTypes, pictureFormats } from "../shared/picture.ts";
-import { type Lease, type Result, stagingKey } from "../shared/protocol.ts";
+import { type ExecutionResult, type Lease, type Result, stagingKey, trainingStagingKey } from "../shared/protocol.ts";
+import { executionKinds } from "../shared/signing.ts";
 import { fileEnding } from "./artifacts.ts";
 import type { Env } from "./env.ts";
 import { errorFields, log } from "./log.ts";
+import { commitTraining } from "./settle-training.ts";
+import { moveFile } from "./staged-files.ts";
 
 /**
  * Brings what the dispatcher has decided to R2 and D1, once. Every step may run again: the dispatcher repeats a settlement until it ends.
  * Each D1 batch is keyed by the execution and conditional, so that it never undoes what came first.
  */
 export type Settleable = { readonly execution: string; readonly epoch: number } & (
-  | { readonly outcome: "succeeded"; readonly result: Result }
+  | { readonly outcome: "succeeded"; readonly result: ExecutionResult }
   | { readonly outcome: "failed"; readonly error: JobError }
   | { readonly outcome: "canceled" }
 );
@@ -37,9 +40,13 @@ export async function settle(env: Env, settleable: Settleable): Promise<Settleme
     await announceEnd(env, execution);
     return { verdict: "settled", abandoned };
   }
-  const refused = await commit(env, settleable);
+  const { epoch, result } = settleable;
+  const lease = { execution, epoch };
+  const refused = await ("kind" in result ? commitTraining(env, { ...lease, result }) : commit(env, { ...lease, result }));
   if (refused !== undefined) return { verdict: "refused", reason: refused };
-  await removeStaged(env, settleable);
+  const staged =
+    "kind" in result ? result.files.map(({ path }) => trainingStagingKey(execution, epoch, path)) : [stagingKey(execution, epoch)];
+  await removeStaged(env, lease, staged);
   await announceEnd(env, execution);
   return { verdict: "settled", abandoned: [] };
 }
@@ -49,15 +56,16 @@ const executionSchema = z.object({
   request_hash: z.string(),
   model_hash: z.string(),
   state: z.enum(["active", "abandoned", "succeeded", "failed", "canceled"]),
-  format: z.enum(pictureFormats),
-  width: z.number(),
-  height: z.number(),
+  kind: z.enum(executionKinds),
+  format: z.enum(pictureFormats).nullable(),
+  width: z.number().nullable(),
+  height: z.number().nullable(),
 });
 type Execution = z.infer<typeof executionSchema>;
 
 async function loadExecution(env: Env, id: string): Promise<Execution | undefined> {
   const row = await env.DB.prepare(
-    `SELECT tenant_id, request_hash, model_hash, state, json_extract(params, '$.format') AS format,
+    `SELECT tenant_id, request_hash, model_hash, state, kind, json_extract(params, '$.format') AS format,
        round(json_extract(params, '$.width') * coalesce(json_extract(params, '$.upscale.scale'), 1)) AS width,
        round(json_extract(params, '$.height') * coalesce(json_extract(params, '$.upscale.scale'), 1)) AS height FROM executions WHERE id = ?`,
   )
@@ -71,6 +79,7 @@ async function commit(env: Env, { execution: id, epoch, result }: Lease & { resu
   const execution = await loadExecution(env, id);
   // Terminal in D1: done before, by an attempt of ours that didn't hear of it.
   if (!execution || (execution.state !== "active" && execution.state !== "abandoned")) return undefined;
+  if (execution.kind !== "picture" || execution.format === null) return `expected the result of a ${execution.kind}, got a picture`;
   if (result.width !== execution.width || result.height !== execution.height) {
     return `expected a picture of ${execution.width} x ${execution.height} pixels, got ${result.width} x ${result.height}`;
   }
@@ -80,27 +89,6 @@ async function commit(env: Env, { execution: id, epoch, result }: Lease & { resu
   if (refused !== undefined) return refused;
   await markSucceeded(env, execution, { id, epoch, key, mediaType, result });
   return undefined;
-}
-
-async function moveFile(
-  bucket: R2Bucket,
-  from: string,
-  to: string,
-  { sha256, bytes }: Result,
-  mediaType: string,
-): Promise<string | undefined> {
-  const staged = await bucket.get(from);
-  if (!staged) return "there is no staged file";
-  // R2 keeps the hash that it checked when the file was uploaded.
-  const got = staged.checksums.toJSON().sha256;
-  if (got === sha256 && staged.size === bytes && staged.httpMetadata?.contentType === mediaType) {
-    await bucket.put(to, staged.body, { sha256, httpMetadata: { contentType: mediaType } });
-    return undefined;
-  }
-  await staged.body.cancel();
-  if (got !== sha256) return `expected a staged file with SHA-256 ${sha256}, got ${got ?? "none"}`;
-  if (staged.size !== bytes) return `expected a staged file of ${bytes} bytes, got ${staged.size}`;
-  return `expected a staged file of type ${mediaType}, got ${staged.httpMetadata?.contentType ?? "none"}`;
 }
 
 interface Committed {
@@ -201,11 +189,11 @@ async function markCanceled(env: Env, execution: string): Promise<string | undef
 }
 
 /** What stays behind is swept up as an orphan. */
-async function removeStaged(env: Env, { execution, epoch }: Lease): Promise<void> {
+async function removeStaged(env: Env, { execution, epoch }: Lease, keys: string[]): Promise<void> {
   try {
-    await env.BUCKET.delete(stagingKey(execution, epoch));
+    if (keys.length > 0) await env.BUCKET.delete(keys);
   } catch (error) {
-    log("warn", "staged file not deleted", { execution, epoch, ...errorFields(error) });
+    log("warn", "staged files not deleted", { execution, epoch, ...errorFields(error) });
   }
 }
 
@@ -213,14 +201,15 @@ interface Waiting {
   readonly job_id: string;
   readonly idx: number;
   readonly state: "succeeded" | "failed";
+  readonly picture_id: string | null;
   readonly status: "active" | "succeeded" | "failed" | "canceled";
   readonly error: string | null;
 }
 
 /** Tells the jobs that waited for an execution. Clients that miss it find the end in D1. */
 async function announceEnd(env: Env, execution: string): Promise<void> {
-  await announce(env, execution, "p.state IN ('succeeded', 'failed')", ({ state, idx, status, error }) => [
-    ...(state === "succeeded" ? [{ type: "picture", index: idx }] : []),
+  await announce(env, execution, "p.state IN ('succeeded', 'failed')", ({ picture_id, idx, status, error }) => [
+    ...(picture_id !== null ? [{ type: "picture", index: idx }] : []),
     ...(status === "active" ? [] : [{ type: status, error: error === null ? null : jobErrorSchema.parse(JSON.parse(error)) }]),
   ]);
 }
@@ -233,7 +222,7 @@ export async function announceRunning(env: Env, { execution, epoch }: Lease): Pr
 async function announce(env: Env, execution: string, which: string, events: (waiting: Waiting) => unknown[]): Promise<void> {
   try {
     const { results } = await env.DB.prepare(
-      `SELECT p.job_id, p.idx, p.state, j.status, j.error FROM job_pictures p JOIN jobs j ON j.id = p.job_id WHERE p.execution_id = ? AND ${which}`,
+      `SELECT p.job_id, p.idx, p.state, p.picture_id, j.status, j.error FROM job_pictures p JOIN jobs j ON j.id = p.job_id WHERE p.execution_id = ? AND ${which}`,
     )
       .bind(execution)
       .all<Waiting>();

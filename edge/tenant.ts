@@ -66,12 +66,12 @@ export function tenantStore(db: Database, tenant: string) {
       return job && { job, pictures: withFiles(rows, files) };
     },
 
-    /** Jobs, newest first, older than the one named. */
-    async jobs(limit: number, before?: string): Promise<{ job: JobRow; pictures: JobPicture[] }[]> {
+    /** Jobs of a kind, newest first, older than the one named. */
+    async jobs(kind: JobRow["kind"], limit: number, before?: string): Promise<{ job: JobRow; pictures: JobPicture[] }[]> {
       const page = await db
         .select()
         .from(jobs)
-        .where(and(eq(jobs.tenant_id, tenant), before === undefined ? undefined : lt(jobs.id, before)))
+        .where(and(eq(jobs.tenant_id, tenant), eq(jobs.kind, kind), before === undefined ? undefined : lt(jobs.id, before)))
         .orderBy(desc(jobs.id))
         .limit(limit);
       if (page.length === 0) return [];
@@ -198,7 +198,7 @@ function cachedPicture(tenant: string): SQL {
 function newExecutions(tenant: string, job: NewJob): SQL {
   const exclusive = job.exclusive ? 1 : 0;
   return sql`select e.value ->> 'execution', ${tenant}, ${job.pool}, e.value ->> 'hash', e.value ->> 'params', e.value ->> 'hash', ${job.modelHash},
-      e.value ->> 'batchKey', e.value -> 'inputs', ${exclusive}, ${job.requestId}, 'active', null, null, ${job.createdAt}, null
+      e.value ->> 'batchKey', e.value -> 'inputs', ${exclusive}, ${job.requestId}, 'active', null, null, ${job.createdAt}, null, 'picture'
     from ${plannedRows(job)}
     where e.value ->> 'execution' is not null and (${exclusive} or ${cachedPicture(tenant)} is null)`;
 }

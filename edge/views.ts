@@ -1,6 +1,7 @@
+import { z } from "zod";
 import { jobErrorSchema, problemOf } from "../shared/errors.ts";
 import { type ResolvedRequest, resolvedRequestSchema } from "../shared/generation.ts";
-import type { GenerationView, JobStatus, JobView, PictureView } from "../shared/job.ts";
+import type { AnyJobView, GenerationView, JobStatus, JobView, PictureView, TrainingJobView } from "../shared/job.ts";
 import { sameUlid } from "../shared/names.ts";
 import { mediaTypes } from "../shared/picture.ts";
 import type { Env } from "./env.ts";
@@ -14,10 +15,26 @@ export async function generationViews(env: Env, stored: readonly StoredJob[]): P
   return stored.map(entry => generationView(entry, live.get(entry.job.id) ?? nothingLive));
 }
 
-/** Jobs as their owner sees them. */
+/** Jobs of generations as their owner sees them. */
 export async function jobViews(env: Env, stored: readonly StoredJob[]): Promise<JobView[]> {
   const live = await liveStates(env, stored);
   return stored.map(entry => jobView(entry, live.get(entry.job.id) ?? nothingLive));
+}
+
+/** Jobs of trainings as their owner sees them. */
+export async function trainingJobViews(env: Env, stored: readonly StoredJob[]): Promise<TrainingJobView[]> {
+  const live = await liveStates(env, stored);
+  return stored.map(entry => ({
+    ...jobState(entry, live.get(entry.job.id) ?? nothingLive),
+    kind: "training",
+    training: sameUlid(entry.job.id, "training"),
+  }));
+}
+
+/** A job of either kind as its owner sees it. */
+export async function anyJobView(env: Env, stored: StoredJob): Promise<AnyJobView> {
+  const [view] = await (stored.job.kind === "training" ? trainingJobViews : jobViews)(env, [stored]);
+  return view!;
 }
 
 function generationView(stored: StoredJob, live: LiveState): GenerationView {
@@ -38,22 +55,28 @@ function generationView(stored: StoredJob, live: LiveState): GenerationView {
   };
 }
 
-function jobView({ job, pictures }: StoredJob, live: LiveState): JobView {
+function jobView(stored: StoredJob, live: LiveState): JobView {
+  return { ...jobState(stored, live), kind: "generation", generation: sameUlid(stored.job.id, "generation") };
+}
+
+/** Steps of a picture of a generation, or of a training. */
+const stepsSchema = z.object({ steps: z.int() });
+
+/** What jobs of both kinds have. */
+function jobState({ job, pictures }: StoredJob, live: LiveState): Omit<JobView, "kind" | "generation"> {
   const states = pictures.map(picture => pictureStatus(picture, live));
   const waits = job.status === "active" && !states.includes("running");
   const positions = pictures.flatMap(({ execution_id }) => live.executions.get(execution_id ?? "")?.position ?? []);
   return {
     id: job.id,
     object: "job",
-    kind: job.kind,
-    generation: sameUlid(job.id, "generation"),
     status: jobStatus(job.status, pictures, states),
     created_at: new Date(job.created_at).toISOString(),
     finished_at: job.finished_at === null ? null : new Date(job.finished_at).toISOString(),
     deadline_at: new Date(job.deadline_at).toISOString(),
     queue_position: job.status === "active" && positions.length > 0 ? Math.min(...positions) : null,
     no_runner: waits && lacksRunner(job, pictures, live),
-    progress: progressOf(pictures, resolvedRequestSchema.parse(job.request).steps, live),
+    progress: progressOf(pictures, stepsSchema.parse(job.request).steps, live),
     error: job.error === null ? null : jobErrorSchema.parse(job.error),
   };
 }

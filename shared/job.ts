@@ -51,6 +51,16 @@ export const jobViewSchema = z
   .meta({ id: "Job" });
 export type JobView = z.infer<typeof jobViewSchema>;
 
+/** The job of a training; its progress is in steps of the training. */
+export const trainingJobViewSchema = jobViewSchema
+  .omit({ generation: true })
+  .extend({ kind: z.literal("training"), training: idSchema("training") })
+  .meta({ id: "TrainingJob" });
+export type TrainingJobView = z.infer<typeof trainingJobViewSchema>;
+
+export const anyJobViewSchema = z.discriminatedUnion("kind", [jobViewSchema, trainingJobViewSchema]);
+export type AnyJobView = z.infer<typeof anyJobViewSchema>;
+
 /** A generation: the request with its defaults filled in, its job, its pictures. */
 export const generationViewSchema = z
   .object({

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { PROTOCOL_VERSION } from "./engine.ts";
 import { errorCodeSchema } from "./errors.ts";
 import { contentHashSchema, idSchema, sha256Schema } from "./names.ts";
-import { trainingEventSchema, trainingResultSchema } from "./training.ts";
+import { previewSchema, trainingEventSchema, trainingResultSchema } from "./training.ts";
 
 /**
  * Messages on the runner's WebSocket, JSON text, each with `v` and `type`.
@@ -106,11 +106,7 @@ export type DispatcherMessage = z.infer<typeof dispatcherMessageSchema>;
 export const progressReportSchema = z.strictObject({
   step: z.int().min(0),
   steps: z.int().positive(),
-  preview: z
-    .string()
-    .max(65536)
-    .regex(/^data:image\/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+$/)
-    .optional(),
+  preview: previewSchema.optional(),
 });
 export type ProgressReport = z.infer<typeof progressReportSchema>;
 

@@ -188,6 +188,12 @@ export type TrainingDefaultsOf = (
   widths: Pick<ModelManifest, "cross_attention_dim" | "text_widths" | "parameters" | "defaults" | "size_multiple">,
 ) => TrainingDefaults;
 
+/** A small picture as data: URL. */
+export const previewSchema = z
+  .string()
+  .max(65536)
+  .regex(/^data:image\/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+$/);
+
 /** What a training says of itself while it runs. */
 export const trainingEventSchema = z.discriminatedUnion("type", [
   z.object({
@@ -201,7 +207,7 @@ export const trainingEventSchema = z.discriminatedUnion("type", [
     memory_bytes: z.int(),
   }),
   z.object({ type: z.literal("validation"), step: z.int(), loss: z.number(), best: z.boolean() }),
-  z.object({ type: z.literal("sample"), step: z.int(), prompt: z.string(), preview: z.string().describe("data: URL") }),
+  z.object({ type: z.literal("sample"), step: z.int(), prompt: z.string(), preview: previewSchema }),
   z.object({ type: z.literal("phase"), phase: z.enum(["loading", "caching", "prior", "calibrating", "training", "scoring", "exporting"]) }),
 ]);
 export type TrainingEvent = z.infer<typeof trainingEventSchema>;
@@ -243,6 +249,13 @@ export const trainingFileSchema = z.strictObject({
   media_type: z.enum(["application/x-safetensors", "application/json", "application/octet-stream", "image/png"]),
 });
 export type TrainingFile = z.infer<typeof trainingFileSchema>;
+
+/** The media type that a training's file is stored under: its path tells. */
+export function trainingMediaType(path: string): TrainingFile["media_type"] {
+  const types = { safetensors: "application/x-safetensors", json: "application/json", png: "image/png" } as const;
+  const ending = path.slice(path.lastIndexOf(".") + 1);
+  return Object.hasOwn(types, ending) ? types[ending as keyof typeof types] : "application/octet-stream";
+}
 
 /** What a training ends with. A dry run has no files: its report says the time of a step and the memory. */
 export const trainingResultSchema = z.strictObject({

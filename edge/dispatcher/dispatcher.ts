@@ -2,7 +2,7 @@ import { DurableObject } from "cloudflare:workers";
 import type { PoolStatus } from "../../shared/admin.ts";
 import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { type ErrorCode, jobErrorSchema } from "../../shared/errors.ts";
-import { type RunnerMessage, resultSchema } from "../../shared/protocol.ts";
+import { executionResultSchema, type RunnerMessage } from "../../shared/protocol.ts";
 import { type Env, settings } from "../env.ts";
 import { errorFields, log } from "../log.ts";
 import { announceRunning, settle } from "../settle.ts";
@@ -91,7 +91,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
     requireVersion(v);
     return {
       executions: executions.map(execution => describeExecution(this.#sql, execution)),
-      served: models.filter(model_hash => canTake(this.#sql, { model_hash, refiner_hash: "" }, ENGINE_VERSION)),
+      served: models.filter(model_hash => canTake(this.#sql, { model_hash, refiner_hash: "", kind: "picture" }, ENGINE_VERSION)),
     };
   }
 
@@ -382,7 +382,7 @@ export class Dispatcher extends DurableObject<Env> implements DispatcherRpc {
 }
 
 function settleable({ id, epoch, outcome, detail }: ExecutionRow): Parameters<typeof settle>[1] {
-  if (outcome === "succeeded") return { execution: id, epoch, outcome, result: resultSchema.parse(JSON.parse(detail ?? "null")) };
+  if (outcome === "succeeded") return { execution: id, epoch, outcome, result: executionResultSchema.parse(JSON.parse(detail ?? "null")) };
   if (outcome === "failed") return { execution: id, epoch, outcome, error: jobErrorSchema.parse(JSON.parse(detail ?? "null")) };
   return { execution: id, epoch, outcome: "canceled" };
 }

@@ -1,7 +1,8 @@
+import { MAX_ADAPTER_FILE_BYTES } from "../../shared/adapter-resource.ts";
 import { sha256Hex } from "../../shared/canonical.ts";
 import { PROTOCOL_VERSION } from "../../shared/engine.ts";
 import { parseJson } from "../../shared/json.ts";
-import { type DispatcherMessage, stagingKey } from "../../shared/protocol.ts";
+import { checkpointKey, type DispatcherMessage, stagingKey, trainingStagingKey } from "../../shared/protocol.ts";
 import { sign } from "../../shared/signing.ts";
 import { type Env, settings } from "../env.ts";
 import { type ExecutionInputs, executionInputsSchema } from "../inputs.ts";
@@ -11,6 +12,11 @@ import type { ExecutionRow, LeaseRow } from "./tables.ts";
 export const MAX_RESULT_BYTES = 32 * 1024 * 1024;
 /** Most bytes of a progress report with its preview. */
 export const MAX_PROGRESS_BYTES = 128 * 1024;
+
+/** Most bytes of a checkpoint, or of a file that a training made: R2 takes no greater one in one piece. */
+const MAX_TRAINING_FILE_BYTES = MAX_ADAPTER_FILE_BYTES;
+/** Most bytes of a training's progress report: several sample pictures. */
+const MAX_TRAINING_PROGRESS_BYTES = 1024 * 1024;
 
 /** Object key that a progress capability names. */
 export function progressKey(execution: string): string {
@@ -58,23 +64,36 @@ export async function leaseMessage(env: Env, pool: string, batch: readonly [Prep
   };
 }
 
+type May = (method: "GET" | "PUT" | "POST", key: string, max_bytes: number) => Promise<string>;
+
+async function checkpointCapabilities(execution: string, epoch: number, may: May): Promise<{ put: string; get: string }> {
+  const [put, get] = await Promise.all([
+    may("PUT", checkpointKey(execution, epoch), MAX_TRAINING_FILE_BYTES),
+    may("GET", checkpointKey(execution), MAX_TRAINING_FILE_BYTES),
+  ]);
+  return { put, get };
+}
+
 async function grantedExecution(env: Env, pool: string, { execution: row, lease, inputs }: Prepared) {
   const { id: execution, params_sha256, request_id } = row;
   const { instance, epoch, attempt_deadline } = lease;
-  const may = (method: "GET" | "PUT" | "POST", key: string, max_bytes: number) => {
+  const may: May = (method, key, max_bytes) => {
     const scope = { execution, epoch, instance, pool, exp: Math.ceil(attempt_deadline / 1000) };
     return sign("capability", { ...scope, method, key, max_bytes }, settings(env).CAPABILITY_KEY);
   };
-  const [result, progress, ...files] = await Promise.all([
-    may("PUT", stagingKey(execution, epoch), MAX_RESULT_BYTES),
-    may("POST", progressKey(execution), MAX_PROGRESS_BYTES),
+  const [result, progress, checkpoint, ...files] = await Promise.all([
+    row.kind === "training"
+      ? may("PUT", trainingStagingKey(execution, epoch), MAX_TRAINING_FILE_BYTES)
+      : may("PUT", stagingKey(execution, epoch), MAX_RESULT_BYTES),
+    may("POST", progressKey(execution), row.kind === "training" ? MAX_TRAINING_PROGRESS_BYTES : MAX_PROGRESS_BYTES),
+    row.kind === "training" ? checkpointCapabilities(execution, epoch, may) : null,
     ...inputs.files.map(async file => ({ ...file, capability: await may("GET", file.key, file.bytes) })),
   ]);
-  const capabilities = { result, progress, checkpoint: null };
+  const capabilities = { result, progress, checkpoint };
   return {
     execution,
     epoch,
-    kind: "picture" as const,
+    kind: row.kind,
     params_sha256,
     attempt_deadline,
     request_id,

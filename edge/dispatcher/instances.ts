@@ -11,6 +11,7 @@ export interface Hello {
   readonly provider: string;
   readonly models: readonly string[];
   readonly max_batch: number;
+  readonly trains?: boolean | undefined;
   readonly leases: readonly Lease[];
 }
 export type Verdict = Lease & { verdict: "keep" | "abandon" };
@@ -44,10 +45,11 @@ export function greet(sql: SqlStorage, hello: Hello, token: string, now: number,
     .filter(({ execution, epoch }) => !kept.some(lease => lease.execution === execution && lease.epoch === epoch))
     .flatMap(({ execution, accepted_at }) => lose(sql, execution, accepted_at === null ? "not_acknowledged" : "not_held", now, times));
   sql.exec(
-    `INSERT INTO instances (id, token, provider, engine_version, models, max_batch, ready, connected, last_seen) VALUES (?, ?, ?, ?, ?, ?, 0, 1, ?)
+    `INSERT INTO instances (id, token, provider, engine_version, models, max_batch, trains, ready, connected, last_seen)
+     VALUES (?, ?, ?, ?, ?, ?, ?, 0, 1, ?)
      ON CONFLICT (id) DO UPDATE SET provider = excluded.provider, engine_version = excluded.engine_version, models = excluded.models,
-       max_batch = excluded.max_batch, ready = 0, connected = 1, last_seen = excluded.last_seen, paused_until = 0`,
-    ...[instance, token, provider, engine_version, JSON.stringify(models), max_batch, now],
+       max_batch = excluded.max_batch, trains = excluded.trains, ready = 0, connected = 1, last_seen = excluded.last_seen, paused_until = 0`,
+    ...[instance, token, provider, engine_version, JSON.stringify(models), max_batch, hello.trains ? 1 : 0, now],
   );
   return { verdicts, ended, accepted: accepted.map(({ execution, epoch }) => ({ execution, epoch })) };
 }

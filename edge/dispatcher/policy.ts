@@ -20,7 +20,10 @@ const MOST_OVERTAKEN = 4;
 /** Waiting executions among which a batch looks for its members. */
 const BATCH_WINDOW = 256;
 
-type Instance = Pick<InstanceRow, "id" | "engine_version" | "models" | "resident" | "max_batch">;
+type Instance = Pick<InstanceRow, "id" | "engine_version" | "models" | "resident" | "max_batch"> & {
+  /** 1: it may be given a training now. */
+  readonly may_train: number;
+};
 type Waiting = Pick<ExecutionRow, "id" | "tenant" | "model_hash" | "refiner_hash" | "adapters" | "overtaken" | "batch_key">;
 /** What an instance would get, and how warm it is for it: 0, its model would have to be loaded; 1, its refiner or an adapter; 2, nothing. */
 interface Candidate {
@@ -40,9 +43,9 @@ interface Candidate {
 export function choose(sql: SqlStorage, now: number, times: Times): Choice | undefined {
   const instances = sql
     .exec<Instance>(
-      `SELECT id, engine_version, models, resident, max_batch FROM instances
+      `SELECT id, engine_version, models, resident, max_batch, ${mayTrain} AS may_train FROM instances
        WHERE connected = 1 AND ready > 0 AND paused_until <= ?1 AND last_seen + ?2 > ?1 ORDER BY last_granted`,
-      ...[now, times.lease],
+      ...[now, times.lease, times.trainingShare],
     )
     .toArray();
   let best: (Candidate & { instance: Instance }) | undefined;
@@ -54,6 +57,14 @@ export function choose(sql: SqlStorage, now: number, times: Times): Choice | und
   const { instance, execution, overtaken } = best;
   return { instance: instance.id, executions: [execution.id, ...companions(sql, execution, instance.max_batch - 1)], overtaken };
 }
+
+/**
+ * SQL over a row of `instances`: whether it may be given a training. It says so itself, it computes none, and the trainings of the pool don't take
+ * more than their share (?3) of the instances, so that pictures go on being made.
+ */
+const training = "SELECT l.instance FROM leases l JOIN executions e ON e.id = l.execution WHERE e.kind = 'training'";
+const mayTrain = `(trains = 1 AND id NOT IN (${training}) AND (SELECT COUNT(*) FROM (${training}))
+  < max(1, CAST(?3 * (SELECT COUNT(*) FROM instances WHERE connected = 1) AS INTEGER)))`;
 
 function candidateOf(sql: SqlStorage, instance: Instance): Candidate | undefined {
   const resident = new Set(listOf(instance.resident));
@@ -69,16 +80,16 @@ function candidateOf(sql: SqlStorage, instance: Instance): Candidate | undefined
 /** An execution shortly behind that the instance is warmer for. */
 function warmer(
   sql: SqlStorage,
-  { engine_version, models }: Instance,
+  { engine_version, models, may_train }: Instance,
   cold: Candidate,
   resident: ReadonlySet<string>,
 ): Candidate | undefined {
   const { execution: next } = cold;
   const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND tenant = ?1 AND engine_version = ?2 AND model_hash = ?3
-    AND ${refinerAmong("?4")} ORDER BY seq LIMIT ?5`;
+    AND ${refinerAmong("?4")} AND (?6 OR kind = 'picture') ORDER BY seq LIMIT ?5`;
   const found = listOf(models)
     .filter(model => resident.has(model))
-    .flatMap(model => sql.exec<Waiting>(query, next.tenant, engine_version, model, models, AFFINITY_WINDOW).toArray())
+    .flatMap(model => sql.exec<Waiting>(query, next.tenant, engine_version, model, models, AFFINITY_WINDOW, may_train).toArray())
     .map(execution => ({ execution, warmth: warmth(execution, resident), overtaken: next.id }))
     .filter(candidate => candidate.warmth > cold.warmth);
   return found.sort((a, b) => b.warmth - a.warmth)[0];
@@ -102,16 +113,16 @@ function refinerAmong(models: string): string {
   return `(refiner_hash = '' OR refiner_hash IN (SELECT value FROM json_each(${models})))`;
 }
 
-function handedBack(sql: SqlStorage, { engine_version, models }: Instance): Waiting | undefined {
+function handedBack(sql: SqlStorage, { engine_version, models, may_train }: Instance): Waiting | undefined {
   const query = `SELECT ${columns} FROM executions WHERE state = 'queued' AND front = 1 AND engine_version = ?1
-    AND model_hash IN (SELECT value FROM json_each(?2)) AND ${refinerAmong("?2")} ORDER BY seq LIMIT 1`;
-  return first<Waiting>(sql, query, engine_version, models);
+    AND model_hash IN (SELECT value FROM json_each(?2)) AND ${refinerAmong("?2")} AND (?3 OR kind = 'picture') ORDER BY seq LIMIT 1`;
+  return first<Waiting>(sql, query, engine_version, models, may_train);
 }
 
-function leastServed(sql: SqlStorage, { engine_version, models }: Instance): Waiting | undefined {
+function leastServed(sql: SqlStorage, { engine_version, models, may_train }: Instance): Waiting | undefined {
   // Looks into the index once per waiting tenant and once more per model, however many executions wait or tenants are known.
   const oldest = `SELECT min(seq) FROM executions WHERE state = 'queued' AND tenant = tenants.id AND engine_version = ?1 AND model_hash = value
-    AND ${refinerAmong("?2")}`;
+    AND ${refinerAmong("?2")} AND (?3 OR kind = 'picture')`;
   const query = `
     WITH RECURSIVE waiting (tenant) AS (
       SELECT min(tenant) FROM executions WHERE state = 'queued'
@@ -123,7 +134,7 @@ function leastServed(sql: SqlStorage, { engine_version, models }: Instance): Wai
       FROM waiting JOIN tenants ON tenants.id = waiting.tenant
     )
     SELECT ${columns} FROM executions WHERE seq = (SELECT seq FROM heads WHERE seq IS NOT NULL ORDER BY served, arrived LIMIT 1)`;
-  return first<Waiting>(sql, query, engine_version, models);
+  return first<Waiting>(sql, query, engine_version, models, may_train);
 }
 
 /** What is computed in one batch with an execution: its key names engine version and models, too. */

@@ -1,5 +1,6 @@
 import type { JobError } from "../../shared/errors.ts";
 import type { ExecutionResult, Lease } from "../../shared/protocol.ts";
+import type { ExecutionKind } from "../../shared/signing.ts";
 import type { Choice } from "./policy.ts";
 import { type ExecutionRow, first, type LeaseRow, type Outcome } from "./tables.ts";
 import { settleDelay, stallsAt, type Times, TOMBSTONE_MS } from "./times.ts";
@@ -37,6 +38,9 @@ export interface OfferedExecution {
   readonly batch_key: string;
   /** Content hashes. */
   readonly adapters: readonly string[];
+  readonly kind: ExecutionKind;
+  /** Of a training: milliseconds since 1970, when its job is over; 0: none. */
+  readonly deadline_at: number;
 }
 
 /** A verified offer whose row is live. A known id changes nothing. */
@@ -44,11 +48,13 @@ export function enqueue(sql: SqlStorage, offered: OfferedExecution): "queued" | 
   const known = knows(sql, offered.execution);
   if (known) return known;
   const { execution, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, adapters } = offered;
+  const { kind, deadline_at } = offered;
   sql.exec("INSERT INTO tenants (id, served) VALUES (?, 0) ON CONFLICT DO NOTHING", tenant);
   sql.exec(
-    `INSERT INTO executions (id, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, adapters, state)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued')`,
+    `INSERT INTO executions (id, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, adapters, kind, deadline_at, state)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued')`,
     ...[execution, tenant, params_sha256, model_hash, refiner_hash, engine_version, request_id, batch_key, JSON.stringify(adapters)],
+    ...[kind, deadline_at],
   );
   return "queued";
 }
@@ -80,17 +86,17 @@ export function abandon(sql: SqlStorage, execution: string, now: number): EndedL
 
 /**
  * Gives queued executions to an instance as one grant, each under its next epoch. The grant takes one of the instance's credits and the turn of
- * every tenant in it. A batch has as many times the time of one attempt as it has members.
+ * every tenant in it. A batch has as many times the time of one attempt as it has members, a training the time that its job has.
  */
 export function lease(sql: SqlStorage, { executions, instance, overtaken }: Choice, now: number, times: Times): LeaseRow[] {
   const { grants } = sql.exec<{ grants: number }>("UPDATE pool SET grants = grants + 1 RETURNING grants").one();
   sql.exec("UPDATE instances SET ready = ready - 1, last_granted = ? WHERE id = ?", grants, instance);
   if (overtaken !== null) sql.exec("UPDATE executions SET overtaken = overtaken + 1 WHERE id = ?", overtaken);
   return executions.map(execution => {
-    const { epoch, tenant } = sql
-      .exec<{ epoch: number; tenant: string }>(
+    const { epoch, tenant, deadline_at } = sql
+      .exec<{ epoch: number; tenant: string; deadline_at: number }>(
         `UPDATE executions SET state = 'leased', front = 0, epoch = epoch + 1, batch_size = ? WHERE id = ? AND state = 'queued'
-         RETURNING epoch, tenant`,
+         RETURNING epoch, tenant, deadline_at`,
         ...[executions.length, execution],
       )
       .one();
@@ -99,7 +105,7 @@ export function lease(sql: SqlStorage, { executions, instance, overtaken }: Choi
       .exec<LeaseRow>(
         `INSERT INTO leases (execution, epoch, instance, ack_deadline, last_heartbeat, counter_changed_at, attempt_deadline, grant_number)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING *`,
-        ...[execution, epoch, instance, now + times.ack, now, now, now + times.attempt * executions.length, grants],
+        ...[execution, epoch, instance, now + times.ack, now, now, deadline_at || now + times.attempt * executions.length, grants],
       )
       .one();
   });

@@ -76,7 +76,7 @@ async function lacksRunner(env: Env, sql: SqlStorage, job: string, model_hash: s
     .all<{ execution_id: string }>();
   const known = results.map(({ execution_id }) => executionRow(sql, execution_id));
   if (known.some(row => row !== undefined && row.epoch > 0)) return false;
-  return known.some(row => !canTake(sql, row ?? { model_hash, refiner_hash: "" }, ENGINE_VERSION));
+  return known.some(row => !canTake(sql, row ?? { model_hash, refiner_hash: "", kind: "picture" }, ENGINE_VERSION));
 }
 
 interface LiveExecution extends Cursor {

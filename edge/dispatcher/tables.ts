@@ -1,3 +1,5 @@
+import type { ExecutionKind } from "../../shared/signing.ts";
+
 /**
  * What a dispatcher keeps in its SQLite: everything that it needs after a restart. Times are milliseconds since 1970.
  *
@@ -97,6 +99,13 @@ const migrations = [
   DROP INDEX executions_waiting;
   CREATE INDEX executions_waiting ON executions (tenant, engine_version, model_hash, seq, refiner_hash) WHERE state = 'queued';
   `,
+  `
+  ALTER TABLE executions ADD COLUMN kind TEXT NOT NULL DEFAULT 'picture';
+  ALTER TABLE executions ADD COLUMN deadline_at INTEGER NOT NULL DEFAULT 0; -- of a training, which one attempt may use up whole; 0: none
+  ALTER TABLE instances ADD COLUMN trains INTEGER NOT NULL DEFAULT 0;       -- 1: takes trainings
+  DROP INDEX executions_waiting;
+  CREATE INDEX executions_waiting ON executions (tenant, engine_version, model_hash, seq, refiner_hash, kind) WHERE state = 'queued';
+  `,
 ] as const;
 
 export type ExecutionState = "queued" | "leased" | "committing" | "done";
@@ -126,6 +135,8 @@ export type ExecutionRow = {
   batch_size: number;
   adapters: string;
   overtaken: number;
+  kind: ExecutionKind;
+  deadline_at: number;
 };
 
 export type LeaseRow = {
@@ -155,6 +166,7 @@ export type InstanceRow = {
   paused_until: number;
   max_batch: number;
   resident: string;
+  trains: number;
 };
 
 /** Creates the tables of a new object, or brings those of an older one up to date. `upTo`: as a version knew them that had so many migrations. */

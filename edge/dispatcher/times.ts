@@ -12,6 +12,8 @@ export interface Times {
   readonly attempt: number;
   /** Lost attempts before an execution fails. */
   readonly maxAttempts: number;
+  /** Share of the connected instances that may compute trainings at once; one always may. */
+  readonly trainingShare: number;
 }
 
 export function timesOf(settings: Settings): Times {
@@ -21,6 +23,7 @@ export function timesOf(settings: Settings): Times {
     stall: settings.STALL_MS,
     attempt: settings.ATTEMPT_MS,
     maxAttempts: settings.MAX_ATTEMPTS,
+    trainingShare: settings.TRAINING_SHARE,
   };
 }
 

@@ -38,16 +38,16 @@ function position(sql: SqlStorage, row: ExecutionRow): number {
   return sql.exec<{ position: number }>(query, row.tenant, row.front, row.seq).one().position;
 }
 
-/** Whether an instance is connected that can compute with this model, and with this refiner where there is one. */
+/** Whether an instance is connected that can compute with this model, and with this refiner where there is one, and trains where that is asked. */
 export function canTake(
   sql: SqlStorage,
-  { model_hash, refiner_hash }: Pick<ExecutionRow, "model_hash" | "refiner_hash">,
+  { model_hash, refiner_hash, kind }: Pick<ExecutionRow, "model_hash" | "refiner_hash" | "kind">,
   engineVersion: number,
 ): boolean {
   const query = `SELECT id FROM instances WHERE connected = 1 AND engine_version = ?1
     AND EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?2)
-    AND (?3 = '' OR EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?3))`;
-  return first(sql, query, engineVersion, model_hash, refiner_hash) !== undefined;
+    AND (?3 = '' OR EXISTS (SELECT 1 FROM json_each(models) WHERE value = ?3)) AND (?4 = 'picture' OR trains = 1)`;
+  return first(sql, query, engineVersion, model_hash, refiner_hash, kind) !== undefined;
 }
 
 /** The pool as an operator sees it. */

@@ -14,6 +14,8 @@ export interface PictureProgress {
 
 /** Most events kept of one job. Its worst case without pruning is (pictures x steps x attempts) progress events. */
 export const MAX_EVENTS = 500;
+/** Most sample pictures kept of a training. */
+export const MAX_SAMPLES = 64;
 /** Events handed out by one read, so that a slow stream never holds them all. */
 const READ_LIMIT = 50;
 
@@ -77,15 +79,18 @@ export class EventStore {
     return this.#sql.exec("SELECT 1 FROM events WHERE once = 'terminal'").toArray().length > 0;
   }
 
-  /** Latest progress per picture index. */
+  /** Latest progress per picture index; a training's step is that of index 0. */
   progress(): PictureProgress[] {
     return this.#sql
       .exec<{ body: string }>(
-        "SELECT body FROM events WHERE type = 'progress' AND id IN (SELECT max(id) FROM events WHERE type = 'progress' GROUP BY idx) ORDER BY idx",
+        "SELECT body FROM events WHERE id IN (SELECT max(id) FROM events WHERE type IN ('progress', 'step') GROUP BY type, idx) ORDER BY idx",
       )
       .toArray()
       .map(row => jobEventSchema.parse(JSON.parse(row.body)))
-      .flatMap(event => (event.type === "progress" ? [{ index: event.index, step: event.step, steps: event.steps }] : []));
+      .flatMap(event => {
+        if (event.type === "step") return [{ index: 0, step: event.step, steps: event.steps }];
+        return event.type === "progress" ? [{ index: event.index, step: event.step, steps: event.steps }] : [];
+      });
   }
 
   #insert(event: JobEvent): void {
@@ -110,6 +115,10 @@ export class EventStore {
    * once a job or picture, stays.
    */
   #prune(): void {
+    this.#sql.exec(
+      "DELETE FROM events WHERE type = 'sample' AND id <= (SELECT id FROM events WHERE type = 'sample' ORDER BY id DESC LIMIT 1 OFFSET ?)",
+      MAX_SAMPLES,
+    );
     this.#sql.exec(
       `DELETE FROM events WHERE id IN (
          SELECT id FROM events

@@ -140,7 +140,7 @@ const listGenerations = createRoute({
 
 generationRoutes.openapi(listGenerations, async context => {
   const { limit, cursor } = context.req.valid("query");
-  const found = await storeOf(context).jobs(limit + 1, cursor && sameUlid(cursor, "job"));
+  const found = await storeOf(context).jobs("generation", limit + 1, cursor && sameUlid(cursor, "job"));
   const page = found.slice(0, limit);
   const views = await generationViews(context.env, page);
   const data = await Promise.all(views.map(view => withUrls(context.env, view, originOf(context))));
@@ -158,7 +158,7 @@ const getGeneration = createRoute({
 
 generationRoutes.openapi(getGeneration, async context => {
   const stored = await storeOf(context).job(sameUlid(context.req.valid("param").id, "job"));
-  if (!stored) throw new AtelierError("not_found");
+  if (stored?.job.kind !== "generation") throw new AtelierError("not_found");
   const [generation] = await generationViews(context.env, [stored]);
   return context.json(await withUrls(context.env, generation!, originOf(context)), 200);
 });
@@ -176,7 +176,7 @@ const deleteGeneration = createRoute({
 generationRoutes.openapi(deleteGeneration, async context => {
   const store = storeOf(context);
   const stored = await store.job(sameUlid(context.req.valid("param").id, "job"));
-  if (!stored) throw new AtelierError("not_found");
+  if (stored?.job.kind !== "generation") throw new AtelierError("not_found");
   if (stored.job.status === "active") await cancelJob(context.env, stored.job);
   await removeFiles(context.env, await store.deleteJob(stored.job.id));
   return context.body(null, 204);

@@ -1,13 +1,13 @@
 import { createRoute } from "@hono/zod-openapi";
 import { AtelierError } from "../../shared/errors.ts";
-import { jobViewSchema } from "../../shared/job.ts";
+import { type AnyJobView, anyJobViewSchema } from "../../shared/job.ts";
 import { database } from "../database.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { answerOnce } from "../idempotency.ts";
 import { cancelJob, type StoredJob } from "../jobs.ts";
 import { idempotencyHeader, idParam, json, problems, secured } from "../openapi.ts";
 import { tenantStore } from "../tenant.ts";
-import { jobViews } from "../views.ts";
+import { anyJobView } from "../views.ts";
 
 export const jobRoutes = createRouter();
 
@@ -23,12 +23,11 @@ const getJob = createRoute({
   summary: "A job: its state, place in the queue and progress",
   security: secured,
   request: { params: idParam("job") },
-  responses: { 200: json(jobViewSchema, "The job"), ...problems },
+  responses: { 200: json(anyJobViewSchema, "The job"), ...problems },
 });
 
 jobRoutes.openapi(getJob, async context => {
-  const [job] = await jobViews(context.env, [await jobOf(context, context.req.valid("param").id)]);
-  return context.json(job!, 200);
+  return context.json(await anyJobView(context.env, await jobOf(context, context.req.valid("param").id)), 200);
 });
 
 const cancel = createRoute({
@@ -38,16 +37,15 @@ const cancel = createRoute({
   description: "A job that has ended stays as it is. What other jobs wait for goes on.",
   security: secured,
   request: { params: idParam("job"), headers: idempotencyHeader },
-  responses: { 200: json(jobViewSchema, "The job, which has ended"), ...problems },
+  responses: { 200: json(anyJobViewSchema, "The job, which has ended"), ...problems },
 });
 
 jobRoutes.openapi(cancel, async context => {
   const { id } = context.req.valid("param");
-  const answer = await answerOnce(context, jobViewSchema, async () => {
+  const answer = await answerOnce<AnyJobView>(context, anyJobViewSchema, async () => {
     const stored = await jobOf(context, id);
     if (stored.job.status === "active") await cancelJob(context.env, stored.job);
-    const [job] = await jobViews(context.env, [await jobOf(context, id)]);
-    return { status: 200, headers: {}, body: job! };
+    return { status: 200, headers: {}, body: await anyJobView(context.env, await jobOf(context, id)) };
   });
   for (const [name, value] of Object.entries(answer.headers)) context.header(name, value);
   return context.json(answer.body, 200);

@@ -1,7 +1,16 @@
 import { and, eq } from "drizzle-orm";
 import { AtelierError } from "../../shared/errors.ts";
 import { sha256Schema } from "../../shared/names.ts";
-import { type ProgressReport, progressReportSchema, runnerPaths } from "../../shared/protocol.ts";
+import {
+  checkpointKey,
+  type ProgressReport,
+  progressReportSchema,
+  runnerPaths,
+  stagingKey,
+  type TrainingProgress,
+  trainingProgressSchema,
+} from "../../shared/protocol.ts";
+import { type TrainingFile, trainingMediaType } from "../../shared/training.ts";
 import { bearerToken, verifyRunnerToken } from "../auth.ts";
 import { authorizeCapability } from "../capability.ts";
 import { database } from "../database.ts";
@@ -12,7 +21,8 @@ import { fieldErrors } from "../field-errors.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { log } from "../log.ts";
 import { jobPictures } from "../schema.ts";
-import { readAtMost, storePicture } from "../uploads.ts";
+import { latestCheckpoint } from "../training-files.ts";
+import { mediaTypeOf, readAtMost, storeFile, storePicture } from "../uploads.ts";
 
 /** What runners use: each request carries its own token, none of them an API key. */
 export const runnerRoutes = createRouter();
@@ -28,16 +38,31 @@ runnerRoutes.put("/runner/v1/objects/:key{.+}", async context => {
   const announced = { key, bytes: contentLength(context, max_bytes), sha256: announcedHash(context) };
   const body = context.req.raw.body;
   if (!body) throw new AtelierError("invalid_request", "Expected a body.");
-  await storePicture(context.env.BUCKET, announced, body);
+  if (key === stagingKey(execution, epoch)) await storePicture(context.env.BUCKET, announced, body);
+  else await storeFile(context.env.BUCKET, announced, body, head => trainingFileType(key, head));
   log("info", "result uploaded", { request_id: context.get("requestId"), execution, epoch, bytes: announced.bytes });
   return context.body(null, 201);
 });
 
+/** The type of a checkpoint or of a training's file, whose first bytes have to be what its name says. */
+function trainingFileType(key: string, head: Uint8Array): TrainingFile["media_type"] {
+  const type = trainingMediaType(key);
+  if ((type === "application/x-safetensors" || type === "image/png") && mediaTypeOf(head) !== type)
+    throw new AtelierError("invalid_request", `Expected the first bytes of a file of type ${type}.`);
+  return type;
+}
+
+/** Where an object that a capability names lies: the latest checkpoint is looked for. */
+async function objectKey(bucket: R2Bucket, execution: string, key: string): Promise<string> {
+  return key === checkpointKey(execution) ? ((await latestCheckpoint(bucket, execution))?.key ?? key) : key;
+}
+
 runnerRoutes.get("/runner/v1/objects/:key{.+}", async context => {
   const key = context.req.param("key");
   const { max_bytes, execution } = await authorizeCapability(context, "GET", key);
-  const object = await context.env.BUCKET.get(key);
+  const object = await context.env.BUCKET.get(await objectKey(context.env.BUCKET, execution, key));
   if (!object) {
+    if (key === checkpointKey(execution)) throw new AtelierError("not_found", "There is no checkpoint yet.");
     log("warn", "an input's object is gone", { request_id: context.get("requestId"), execution });
     throw new AtelierError("not_found", "The file was deleted.");
   }
@@ -85,29 +110,31 @@ function announcedHash(context: AppContext): string {
   return hash.data;
 }
 
-function parseReport(text: string): ProgressReport {
+type Report = ProgressReport | TrainingProgress;
+
+function parseReport(text: string): Report {
   let input: unknown;
   try {
     input = JSON.parse(text);
   } catch {
     throw new AtelierError("invalid_json");
   }
-  const report = progressReportSchema.safeParse(input);
+  const isTraining = typeof input === "object" && input !== null && "events" in input;
+  const report = (isTraining ? trainingProgressSchema : progressReportSchema).safeParse(input);
   if (!report.success) throw new AtelierError("invalid_request", undefined, { errors: fieldErrors(report.error, input) });
   return report.data;
 }
 
 /** Appends progress to the events of every job that waits for the execution. One that cannot be told now learns of the next step. */
-async function tellJobs(env: Env, execution: string, report: ProgressReport): Promise<void> {
+async function tellJobs(env: Env, execution: string, report: Report): Promise<void> {
   const waiting = await database(env)
     .select({ job: jobPictures.job_id, index: jobPictures.idx })
     .from(jobPictures)
     .where(and(eq(jobPictures.execution_id, execution), eq(jobPictures.state, "pending")))
     .limit(MAX_AUDIENCE);
+  const events = (index: number) => ("events" in report ? report.events : [{ type: "progress", execution, index, ...report }]);
   const told = await Promise.allSettled(
-    waiting.map(({ job, index }) =>
-      env.JOB_EVENTS.getByName(job).append({ v: 1, job, events: [{ type: "progress", execution, index, ...report }] }),
-    ),
+    waiting.map(({ job, index }) => env.JOB_EVENTS.getByName(job).append({ v: 1, job, events: events(index) })),
   );
   const failed = told.filter(({ status }) => status === "rejected").length;
   if (failed > 0) log("warn", "progress not told to every job", { execution, jobs: waiting.length, failed });

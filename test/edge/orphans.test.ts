@@ -82,7 +82,7 @@ describe("sweepOrphans", () => {
     await put(stagingKey(execution, 1));
     expect(await sweepOrphans(env, Date.now() + settings(env).ORPHAN_GRACE_MS - 60_000)).toMatchObject({ deleted: 0 });
     await env.BUCKET.delete(stagingKey(execution, 1));
-    const foreign = ["staging/readme", `staging/${execution}/1/result/x`, `pictures/${execution}.png`, "weights/pocket"];
+    const foreign = ["staging/readme", `staging/${execution}/x/result`, `pictures/${execution}.png`, "weights/pocket"];
     for (const key of foreign) await put(key);
     expect(await sweepOrphans(env, later())).toEqual({ listed: 3, deleted: 0 });
     expect((await keys()).sort()).toEqual([...foreign].sort());

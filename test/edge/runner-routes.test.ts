@@ -48,6 +48,8 @@ async function holdLease() {
       request_id: `req_${ulid()}`,
       batch_key: "3".repeat(64),
       adapters: [],
+      kind: "picture",
+      deadline_at: 0,
     });
     greet(
       sql,

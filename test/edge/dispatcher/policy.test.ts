@@ -1,13 +1,14 @@
 import fc from "fast-check";
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { greet, ready } from "../../../edge/dispatcher/instances.ts";
 import { choose, nextDue } from "../../../edge/dispatcher/policy.ts";
 import * as store from "../../../edge/dispatcher/store.ts";
 import type { Times } from "../../../edge/dispatcher/times.ts";
 import { describeExecution } from "../../../edge/dispatcher/views.ts";
+import type { ExecutionKind } from "../../../shared/signing.ts";
 import { newPool, withSql } from "./support.ts";
 
-const times: Times = { lease: 20_000, ack: 5_000, stall: 30_000, attempt: 90_000, maxAttempts: 3 };
+const times: Times = { lease: 20_000, ack: 5_000, stall: 30_000, attempt: 90_000, maxAttempts: 3, trainingShare: 0.5 };
 const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
 
 interface Queued {
@@ -17,12 +18,13 @@ interface Queued {
   engine?: number;
   batch?: string;
   adapters?: string[];
+  kind?: ExecutionKind;
 }
 
 function queue(
   sql: SqlStorage,
   execution: string,
-  { tenant = "t", model = "m", refiner = "", engine = 1, batch = "", adapters = [] }: Queued = {},
+  { tenant = "t", model = "m", refiner = "", engine = 1, batch = "", adapters = [], kind = "picture" }: Queued = {},
 ): void {
   store.enqueue(sql, {
     execution,
@@ -34,15 +36,17 @@ function queue(
     request_id: "r",
     batch_key: batch,
     adapters,
+    kind,
+    deadline_at: kind === "training" ? 1_000_000 : 0,
   });
 }
 
 function connect(
   sql: SqlStorage,
   instance: string,
-  { n = 1, models = ["m"], engine = 1, now = 0, maxBatch = 1, resident = [] as string[] } = {},
+  { n = 1, models = ["m"], engine = 1, now = 0, maxBatch = 1, resident = [] as string[], trains = false } = {},
 ): void {
-  greet(sql, { instance, engine_version: engine, provider: "cpu", models, max_batch: maxBatch, leases: [] }, "token", now, times);
+  greet(sql, { instance, engine_version: engine, provider: "cpu", models, max_batch: maxBatch, trains, leases: [] }, "token", now, times);
   ready(sql, instance, n, resident);
 }
 
@@ -350,4 +354,47 @@ it("gives an execution to the idle instance that has its model in memory, and to
     ["warm", "e1"],
     ["cold", "e2"],
   ]);
+});
+
+describe("trainings", () => {
+  const leased = (sql: SqlStorage) =>
+    sql.exec<{ execution: string; instance: string }>("SELECT execution, instance FROM leases ORDER BY execution").toArray();
+  /** Grants all that can be granted, and keeps it computing. */
+  const grantAll = (sql: SqlStorage) => {
+    for (let choice = choose(sql, 0, times); choice; choice = choose(sql, 0, times))
+      for (const lease of store.lease(sql, choice, 0, times)) store.accept(sql, lease, choice.instance, 0);
+    return leased(sql);
+  };
+
+  it("go only to runners that take them, one each, and have the time of their job", async () => {
+    const seen = await withSql(newPool(), sql => {
+      connect(sql, "pictures", { n: 4 });
+      queue(sql, "t1", { kind: "training" });
+      queue(sql, "t2", { kind: "training" });
+      queue(sql, "p");
+      const before = grantAll(sql);
+      connect(sql, "trainer", { n: 4, trains: true });
+      return { before, after: grantAll(sql), deadline: sql.exec("SELECT attempt_deadline FROM leases WHERE execution = 't1'").one() };
+    });
+    expect(seen).toEqual({
+      before: [{ execution: "p", instance: "pictures" }],
+      after: [
+        { execution: "p", instance: "pictures" },
+        { execution: "t1", instance: "trainer" },
+      ],
+      deadline: { attempt_deadline: 1_000_000 },
+    });
+  });
+
+  it("leave half of the runners to pictures", async () => {
+    const granted = await withSql(newPool(), sql => {
+      for (const instance of ["a", "b", "c", "d"]) connect(sql, instance, { trains: true });
+      for (const execution of ["t1", "t2", "t3", "t4"]) queue(sql, execution, { kind: "training" });
+      const trainings = grantAll(sql).length;
+      queue(sql, "p1");
+      queue(sql, "p2");
+      return { trainings, all: grantAll(sql).map(({ execution }) => execution) };
+    });
+    expect(granted).toEqual({ trainings: 2, all: ["p1", "p2", "t1", "t2"] });
+  });
 });

@@ -10,7 +10,7 @@ import { newPool, withSql } from "./support.ts";
 
 /** Random interleavings of everything that can happen to a pool, against its real SQL: each answer and each row is compared with the model. */
 
-const times: Times = { lease: 12_000, ack: 3_000, stall: 8_000, attempt: 25_000, maxAttempts: 3 };
+const times: Times = { lease: 12_000, ack: 3_000, stall: 8_000, attempt: 25_000, maxAttempts: 3, trainingShare: 0.5 };
 const EXECUTIONS = 10;
 const RUNNERS = 3;
 /** Most executions of a batch, by runner; the last one is the good one of the end. */
@@ -162,7 +162,7 @@ class World {
     const id = executionId(number);
     const tenant = `tenant-${number % 2}`;
     const offered = { execution: id, tenant, params_sha256: "", model_hash: "m", refiner_hash: "", engine_version: 1, request_id: "r" };
-    const batch = { batch_key: batchKey(id), adapters: [`adapter-${number % 2}`] };
+    const batch = { batch_key: batchKey(id), adapters: [`adapter-${number % 2}`], kind: "picture" as const, deadline_at: 0 };
     expect(store.enqueue(this.sql, { ...offered, ...batch })).toBe(this.model.offer(id));
   }
 

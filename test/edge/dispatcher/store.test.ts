@@ -8,7 +8,7 @@ import { newPool, withSql } from "./support.ts";
 
 /** The invariants one by one, as examples. Times in milliseconds from 0. */
 
-const times: Times = { lease: 20_000, ack: 5_000, stall: 30_000, attempt: 90_000, maxAttempts: 3 };
+const times: Times = { lease: 20_000, ack: 5_000, stall: 30_000, attempt: 90_000, maxAttempts: 3, trainingShare: 0.5 };
 const result = { sha256: "0".repeat(64), bytes: 1, width: 1, height: 1 };
 const error = { code: "runner_failed", message: "it failed" } as const;
 
@@ -23,6 +23,8 @@ function queue(sql: SqlStorage, execution = "e"): string {
     request_id: "req",
     batch_key: "",
     adapters: [],
+    kind: "picture",
+    deadline_at: 0,
   });
 }
 
@@ -358,7 +360,7 @@ function computingBatch(sql: SqlStorage) {
   const executions = ["x", "y", "z"];
   for (const execution of executions) {
     const offered = { execution, tenant: "t", params_sha256: "", model_hash: "m", refiner_hash: "", engine_version: 1, request_id: "req" };
-    store.enqueue(sql, { ...offered, batch_key: "k", adapters: [] });
+    store.enqueue(sql, { ...offered, batch_key: "k", adapters: [], kind: "picture", deadline_at: 0 });
   }
   connect(sql, "r");
   const leases = store.lease(sql, { executions, instance: "r", overtaken: null }, 0, times);

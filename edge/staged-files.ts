@@ -1,0 +1,23 @@
+import type { Result } from "../shared/protocol.ts";
+
+/** Moves a staged file to its place. @returns why it is refused, if it is */
+export async function moveFile(
+  bucket: R2Bucket,
+  from: string,
+  to: string,
+  { sha256, bytes }: Pick<Result, "sha256" | "bytes">,
+  mediaType: string,
+): Promise<string | undefined> {
+  const staged = await bucket.get(from);
+  if (!staged) return "there is no staged file";
+  // R2 keeps the hash that it checked when the file was uploaded.
+  const got = staged.checksums.toJSON().sha256;
+  if (got === sha256 && staged.size === bytes && staged.httpMetadata?.contentType === mediaType) {
+    await bucket.put(to, staged.body, { sha256, httpMetadata: { contentType: mediaType } });
+    return undefined;
+  }
+  await staged.body.cancel();
+  if (got !== sha256) return `expected a staged file with SHA-256 ${sha256}, got ${got ?? "none"}`;
+  if (staged.size !== bytes) return `expected a staged file of ${bytes} bytes, got ${staged.size}`;
+  return `expected a staged file of type ${mediaType}, got ${staged.httpMetadata?.contentType ?? "none"}`;
+}
