@@ -2,8 +2,10 @@
  * Reverse mode on the graph (Griewank and Walther 2008): a graph becomes one that also computes the gradients of its outputs,
  * weighted by cotangents that are fed, in chosen inputs. Rules emit ordinary ops; only what leads to a wanted input is built.
  */
+
+import { copyGraph, keepOutputs } from "../graph/copy.ts";
 import { evaluate, type Shape, type Sizes } from "../graph/dims.ts";
-import { Graph, GraphError, type Node, type Value } from "../graph/ir.ts";
+import { type Graph, GraphError, type Node, type Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 import { gradientThunks } from "./rules.ts";
 
@@ -19,7 +21,9 @@ export function gradientName(input: string): string {
 
 /** The same graph with numbers for dims. Throws where a symbol has no size. */
 export function bindSizes(graph: Graph, sizes: Sizes): Graph {
-  return copy(graph, shape => shape.map(dim => evaluate(dim, sizes))).graph;
+  const { graph: bound, values } = copyGraph(graph, shape => shape.map(dim => evaluate(dim, sizes)));
+  keepOutputs(graph, bound, values);
+  return bound;
 }
 
 /**
@@ -28,8 +32,16 @@ export function bindSizes(graph: Graph, sizes: Sizes): Graph {
  * Throws GraphError for a name that is none and for a symbolic dim.
  */
 export function differentiate(source: Graph, { of, wrt }: { of: readonly string[]; wrt: readonly string[] }): Graph {
-  const { graph, values } = copy(source, shape => requireNumbers(source, shape));
-  const inputs = wrt.map(name => found(graph, name, "input", values.get(source.inputs.find(input => input.name === name))));
+  const { graph, values } = copyGraph(source, shape => requireNumbers(source, shape));
+  keepOutputs(source, graph, values);
+  const inputs = wrt.map(name =>
+    found(
+      graph,
+      name,
+      "input",
+      graph.inputs.find(input => input.name === name),
+    ),
+  );
   const gradients = new Map<Value, Value>();
   const accumulate = (value: Value, gradient: Value): void => {
     const before = gradients.get(value);
@@ -54,27 +66,6 @@ export function differentiate(source: Graph, { of, wrt }: { of: readonly string[
   // An input that no output depends on has gradient 0.
   for (const input of inputs) graph.output(gradientName(input.name), gradients.get(input) ?? ops.scale(input, 0));
   return graph;
-}
-
-function copy(source: Graph, shapeOf: (shape: Shape) => readonly number[]): { graph: Graph; values: Map<Value | undefined, Value> } {
-  const graph = new Graph(source.name);
-  const values = new Map<Value | undefined, Value>();
-  for (const input of source.inputs) values.set(input, graph.input(input.name, shapeOf(input.shape), input.dtype));
-  for (const weight of source.weights) values.set(weight, graph.weight(weight.stored!, shapeOf(weight.shape)));
-  for (const node of source.nodes) {
-    const inputs = node.inputs.map(input => values.get(input)!);
-    const outputs = graph.add(
-      node.op,
-      inputs,
-      node.attributes,
-      node.outputs.map(({ shape }) => shapeOf(shape)),
-    );
-    node.outputs.forEach((output, i) => {
-      values.set(output, outputs[i]!);
-    });
-  }
-  for (const { name, value } of source.outputs) graph.output(name, values.get(value)!);
-  return { graph, values };
 }
 
 function requireNumbers(graph: Graph, shape: Shape): readonly number[] {
