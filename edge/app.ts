@@ -9,6 +9,7 @@ import { describeApi } from "./openapi-document.ts";
 import { referencePage } from "./reference-page.ts";
 import { adapterFileRoutes, adapterRoutes } from "./routes/adapters.ts";
 import { adminRoutes } from "./routes/admin.ts";
+import { datasetRoutes } from "./routes/datasets.ts";
 import { eventsRoutes } from "./routes/events.ts";
 import { generationRoutes } from "./routes/generations.ts";
 import { jobRoutes } from "./routes/jobs.ts";
@@ -16,6 +17,7 @@ import { modelRoutes } from "./routes/models.ts";
 import { pageRoutes } from "./routes/pages.ts";
 import { pictureRoutes } from "./routes/pictures.ts";
 import { runnerRoutes } from "./routes/runner.ts";
+import { trainingFileRoutes, trainingRoutes } from "./routes/trainings.ts";
 import { uploadFileRoutes, uploadRoutes } from "./routes/uploads.ts";
 import { securityHeaders } from "./security-headers.ts";
 
@@ -43,7 +45,7 @@ app.use(
   cors({
     // Keys travel in a header, never in a cookie, so any origin may ask.
     origin: "*",
-    allowMethods: ["GET", "HEAD", "POST", "PUT", "DELETE"],
+    allowMethods: ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
     allowHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id", "Range", "If-None-Match", "Last-Event-ID"],
     exposeHeaders: ["Location", "Retry-After", "X-Request-Id", "Idempotent-Replayed", "Preference-Applied", "ETag", "Content-Range"],
     maxAge: 86400,
@@ -52,6 +54,7 @@ app.use(
 app.route("/", pictureRoutes);
 app.route("/", uploadFileRoutes);
 app.route("/", adapterFileRoutes);
+app.route("/", trainingFileRoutes);
 app.use("/v1/*", authenticate, limitBody);
 app.route("/", generationRoutes);
 app.route("/", jobRoutes);
@@ -59,6 +62,8 @@ app.route("/", eventsRoutes);
 app.route("/", modelRoutes);
 app.route("/", uploadRoutes);
 app.route("/", adapterRoutes);
+app.route("/", datasetRoutes);
+app.route("/", trainingRoutes);
 
 app.use("/admin/v1/*", securityHeaders, authenticateAdmin, limitBody);
 app.route("/", adminRoutes);

@@ -18,6 +18,7 @@ const limits: Readonly<Record<string, MiddlewareHandler<AppEnv>>> = {
   "/v1/generations": atMost(MAX_GENERATION_BYTES),
   "/v1/uploads": atMost(MAX_INPUT_BYTES),
   "/v1/adapters": atMost(MAX_FORM_BYTES),
+  "/v1/datasets": atMost(MAX_FORM_BYTES),
 };
 const limitOthers = atMost(MAX_JSON_BYTES);
 

@@ -106,7 +106,8 @@ function expectedFile(id: string): string {
     : `an upload whose file has come; one that is not used is deleted after ${INPUT_KEPT_DAYS} days`;
 }
 
-async function findInputs(store: TenantStore, ids: readonly string[]): Promise<Map<string, InputFile>> {
+/** Those of these uploads and pictures that there are, by id. Uploads are kept longer. */
+export async function findInputs(store: TenantStore, ids: readonly string[]): Promise<Map<string, InputFile>> {
   const [uploaded, made] = [idPrefixes.upload, idPrefixes.picture].map(prefix => ids.filter(id => id.startsWith(`${prefix}_`)));
   const [uploads, pictures] = await Promise.all([
     uploaded!.length > 0 ? store.useUploads(uploaded!, inputExpiry()) : [],

@@ -8,6 +8,7 @@ import { newId } from "./ids.ts";
 import { errorFields, log } from "./log.ts";
 import { executions, jobPictures, jobs } from "./schema.ts";
 import type { JobPicture, JobRow, NewJob, TenantStore } from "./tenant.ts";
+import type { NewTraining } from "./tenant-datasets.ts";
 
 /** A job as D1 has it. */
 export interface StoredJob {
@@ -40,6 +41,14 @@ export async function acceptJob(
       accepted.job,
       started.filter(({ execution }) => accepted.pictures.some(({ execution_id }) => execution_id === execution)),
     );
+  return accepted;
+}
+
+/** Accepts a training, once under its id, and offers it. */
+export async function acceptTraining(env: Env, store: TenantStore, training: NewTraining): Promise<StoredJob> {
+  await store.acceptTraining(training);
+  const accepted = (await store.job(training.job))!;
+  if (accepted.job.status === "active") await announce(env, accepted.job, [{ execution: training.execution, hash: training.hash }]);
   return accepted;
 }
 

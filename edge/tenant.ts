@@ -3,6 +3,7 @@ import type { ResolvedRequest } from "../shared/generation.ts";
 import type { Database } from "./database.ts";
 import type { PlannedPicture } from "./generation.ts";
 import { cacheEntries, executionParts, executions, jobPictures, jobs, pictures } from "./schema.ts";
+import { tenantDatasets } from "./tenant-datasets.ts";
 import { among, tenantFiles } from "./tenant-files.ts";
 
 export type JobRow = typeof jobs.$inferSelect;
@@ -59,6 +60,7 @@ export function tenantStore(db: Database, tenant: string) {
   return {
     tenant,
     ...tenantFiles(db, tenant),
+    ...tenantDatasets(db, tenant),
 
     /** A job and its pictures by index. */
     async job(id: string): Promise<{ job: JobRow; pictures: JobPicture[] } | undefined> {

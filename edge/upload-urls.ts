@@ -26,3 +26,19 @@ export async function isValidUploadUrl(env: Env, path: string, expires: number, 
 async function urlSignature(env: Env, path: string, expires: number): Promise<string> {
   return toHex(await hmac(settings(env).URL_KEY, `upload\n${path}\n${expires}`));
 }
+
+/** Path and query of a URL that gives out one file without a key until it expires. */
+export async function downloadUrl(env: Env, path: string, ttlS: number): Promise<string> {
+  const expires = Math.floor(Date.now() / 1000) + ttlS;
+  return `${path}?expires=${expires}&signature=${await downloadSignature(env, path, expires)}`;
+}
+
+/** Whether a signed download URL is genuine and not expired. The answer doesn't say which of the two failed. */
+export async function isValidDownloadUrl(env: Env, path: string, expires: number, signature: string): Promise<boolean> {
+  const genuine = await equalSecrets(signature, await downloadSignature(env, path, expires));
+  return genuine && Date.now() / 1000 <= expires;
+}
+
+async function downloadSignature(env: Env, path: string, expires: number): Promise<string> {
+  return toHex(await hmac(settings(env).URL_KEY, `download\n${path}\n${expires}`));
+}

@@ -1,0 +1,180 @@
+import { canonicalize, type Json, sha256Hex } from "../shared/canonical.ts";
+import { ENGINE_VERSION } from "../shared/engine.ts";
+import { AtelierError, type FieldError, problemOf } from "../shared/errors.ts";
+import type { ModelManifest } from "../shared/model.ts";
+import { sameUlid } from "../shared/names.ts";
+import { MAX_SEED } from "../shared/picture.ts";
+import { type DatasetItem, type TrainingRequest, trainingReportSchema, trainingRequestSchema } from "../shared/training.ts";
+import { type ResolvedTraining, resolvedTrainingSchema, type TrainingCreate, type TrainingView } from "../shared/training-api.ts";
+import { trainingDefaults } from "../shared/training-defaults.ts";
+import type { Env } from "./env.ts";
+import { fieldErrors } from "./field-errors.ts";
+import type { ExecutionInputs } from "./inputs.ts";
+import type { StoredJob } from "./jobs.ts";
+import type { TenantStore } from "./tenant.ts";
+import type { StoredDataset, TrainingRow } from "./tenant-datasets.ts";
+import { adapterKey } from "./tenant-files.ts";
+import { datasetKey, trainingFiles } from "./training-files.ts";
+import { trainingJobViews } from "./views.ts";
+
+/** Most characters of a canonical training request: D1 takes rows of 2 MB, and the message that grants it has to hold it. */
+const MAX_PARAMS_LENGTH = 700_000;
+
+/** What a training's acceptance needs, all of it checked. */
+export interface PlannedTraining {
+  readonly request: ResolvedTraining;
+  readonly params: string;
+  readonly hash: string;
+  readonly inputs: ExecutionInputs;
+}
+
+function wrong(errors: readonly FieldError[]): AtelierError {
+  return new AtelierError("invalid_request", undefined, { errors });
+}
+
+/** Fills in what a request leaves open and checks it against model and dataset. @throws AtelierError invalid_request */
+export async function planTraining(
+  store: TenantStore,
+  asked: TrainingCreate,
+  model: ModelManifest,
+  stored: StoredDataset,
+): Promise<PlannedTraining> {
+  const start = await startAdapter(store, asked);
+  const filled = fillIn(asked, model, stored, start?.hash ?? null);
+  const parsed = trainingRequestSchema.safeParse(filled);
+  if (!parsed.success) throw wrong(fieldErrors(parsed.error, filled));
+  const request = parsed.data;
+  const errors = [...sizeErrors(request, model), ...itemErrors(request)];
+  if (errors.length > 0) throw wrong(errors);
+  const params = canonicalize(request satisfies Json);
+  if (params.length > MAX_PARAMS_LENGTH)
+    throw wrong([{ field: "dataset", expected: "fewer pictures or shorter captions", got: `${params.length} characters in all` }]);
+  const { items: _items, model: _model, engine_version: _version, ...rest } = request;
+  return {
+    request: { ...rest, model: model.name, dataset: stored.dataset.id },
+    params,
+    hash: await sha256Hex(params),
+    inputs: {
+      files: [...datasetInputs(request.items, stored), ...(start?.files ?? [])],
+      adapters: start ? [{ hash: start.hash, files: start.described }] : [],
+    },
+  };
+}
+
+/** A LoRA that a training goes on from. */
+interface StartAdapter {
+  readonly hash: string;
+  readonly described: ExecutionInputs["adapters"][number]["files"];
+  readonly files: ExecutionInputs["files"];
+}
+
+async function startAdapter(store: TenantStore, { settings }: TrainingCreate): Promise<StartAdapter | undefined> {
+  const reference = settings.method === "lora" ? settings.start_from : undefined;
+  if (reference == null) return undefined;
+  const found = (await store.adapters([reference])).get(reference);
+  if (found?.adapter.status !== "ready" || Reflect.get(Object(found.adapter.manifest), "kind") !== "lora")
+    throw wrong([{ field: "settings.start_from", expected: "the name, id or content hash of a LoRA that is ready", got: reference }]);
+  const [first, ...others] = found.files.map(({ path, sha256, bytes }) => ({ path, sha256, bytes }));
+  const key = (sha256: string) => adapterKey(found.adapter.tenant_id, sha256);
+  return {
+    hash: found.adapter.hash,
+    described: [first!, ...others],
+    files: found.files.map(({ sha256, bytes }) => ({ sha256, bytes, key: key(sha256) })),
+  };
+}
+
+function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: StoredDataset, start: string | null): unknown {
+  const {
+    name,
+    model: _model,
+    dataset: _dataset,
+    deadline: _deadline,
+    budget,
+    settings,
+    optimizer,
+    loss,
+    concepts,
+    seed,
+    ...given
+  } = asked;
+  const defaults = trainingDefaults(settings.method, model.family, model);
+  const sizes = new Map(files.map(({ sha256, width, height }) => [sha256, { width, height }]));
+  return {
+    ...defaults,
+    ...given,
+    engine_version: ENGINE_VERSION,
+    model: model.hash,
+    settings: { ...defaults.settings, ...settings, ...(settings.method === "lora" && { start_from: start }) },
+    optimizer: { ...defaults.optimizer, ...optimizer },
+    loss: { ...defaults.loss, ...loss },
+    concepts: (concepts ?? [{ token: name }]).map(concept => ({ class_prompt: null, ...concept })),
+    items: items.map(({ dataset_id: _set, tenant_id: _tenant, ...item }) => ({ ...item, ...sizes.get(item.sha256) })),
+    seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]! % (MAX_SEED + 1),
+    budget_ms: budget === null ? null : budget * 1000,
+  };
+}
+
+function sizeErrors({ resolution }: TrainingRequest, { size_multiple, max_size, name }: ModelManifest): FieldError[] {
+  if (resolution % size_multiple === 0 && resolution <= max_size) return [];
+  return [
+    { field: "resolution", expected: `a multiple of ${size_multiple} up to ${max_size}, which ${name} takes`, got: String(resolution) },
+  ];
+}
+
+function itemErrors({ items, concepts, settings }: TrainingRequest): FieldError[] {
+  const field = "dataset";
+  const other = items.find(({ concept }) => concept >= concepts.length);
+  return [
+    ...(items.some(({ split }) => split === "train") ? [] : [{ field, expected: "at least one picture to train with", got: "none" }]),
+    ...(other ? [{ field, expected: `pictures of concepts 0 to ${concepts.length - 1}`, got: String(other.concept) }] : []),
+    ...(settings.method === "controlnet" && items.some(({ condition }) => condition === null)
+      ? [{ field, expected: "a condition for every picture", got: "one without" }]
+      : []),
+  ];
+}
+
+/** The files that the items name, each once. */
+function datasetInputs(items: readonly DatasetItem[], { dataset, files }: StoredDataset): ExecutionInputs["files"] {
+  const named = new Set(items.flatMap(({ sha256, mask, condition }) => [sha256, mask, condition]));
+  return files
+    .filter(({ sha256 }) => named.has(sha256))
+    .map(({ sha256, bytes }) => ({ sha256, bytes, key: datasetKey(dataset.tenant_id, sha256) }));
+}
+
+/** A training and its job. */
+export interface StoredTraining extends StoredJob {
+  readonly training: TrainingRow;
+}
+
+export async function trainingOf(store: TenantStore, id: string): Promise<StoredTraining | undefined> {
+  const [training, stored] = await Promise.all([store.training(id), store.job(sameUlid(id, "job"))]);
+  return training && stored && { training, ...stored };
+}
+
+/** Trainings as their owner sees them; `urlOf` signs. */
+export async function trainingViews(
+  env: Env,
+  stored: readonly StoredTraining[],
+  urlOf: (id: string, path: string) => Promise<string | null>,
+): Promise<TrainingView[]> {
+  const jobs = await trainingJobViews(env, stored);
+  return Promise.all(
+    stored.map(async ({ training, job }, i) => {
+      const view = jobs[i]!;
+      const request = resolvedTrainingSchema.parse(job.request);
+      const report = trainingReportSchema.nullable().parse(training.report);
+      const files = await trainingFiles(env.BUCKET, training, job.status);
+      return {
+        ...{ id: training.id, object: "training", name: training.name, job: view, status: view.status, created_at: view.created_at },
+        ...{ model: request.model, model_hash: job.model_hash, dataset: request.dataset, request, report },
+        estimate:
+          request.dry_run && report
+            ? { steps: request.steps, seconds: request.steps * report.seconds_per_step, memory_bytes: report.peak_memory_bytes }
+            : null,
+        adapters: training.adapters ?? [],
+        files: await Promise.all(files.map(async ({ key: _key, ...file }) => ({ ...file, url: await urlOf(training.id, file.path) }))),
+        error: view.error && problemOf(view.error.code, job.request_id, view.error.message),
+      };
+    }),
+  );
+}
