@@ -1,0 +1,17 @@
+import type { TrainingScores } from "../shared/training.ts";
+
+/** What a training on the pocket model has to reach to count as learned. */
+export const thresholds = { gain: 0.03, prior: 1.03 } as const;
+
+/** @returns what was not reached; empty: it learned */
+export function shortfalls({ gain, binding, prior }: TrainingScores): string[] {
+  const checks: [boolean, string][] = [
+    [gain.value >= thresholds.gain, `gain ${percent(gain.value)}, expected at least ${percent(thresholds.gain)}`],
+    [gain.low > 0, `gain's interval begins at ${percent(gain.low)}, expected above 0`],
+    [binding.value > 0, `binding ${percent(binding.value)}, expected above 0`],
+    [prior === null || prior.value <= thresholds.prior, `prior ratio ${prior?.value.toFixed(3)}, expected at most ${thresholds.prior}`],
+  ];
+  return checks.filter(([holds]) => !holds).map(([, text]) => text);
+}
+
+export const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
