@@ -1,0 +1,131 @@
+/** From prepared items to what a step reads: noise mixed in, loss weights, texts, maps. */
+import type { LossSettings, TrainingRequest } from "../../shared/training.ts";
+import type { TensorF32 } from "../components.ts";
+import type { PictureModel } from "../pipeline/context.ts";
+import type { RgbPicture } from "../pipeline/input-picture.ts";
+import { concatItems } from "../pipeline/tensors.ts";
+import { promptChunks } from "../prompt/chunks.ts";
+import { cumulativeAlphas } from "../schedulers/betas.ts";
+import { samplerConfig } from "../schedulers/config.ts";
+import { type CaptionStates, controlMapOf, type PreparedItem } from "./dataset.ts";
+import type { StepBatch } from "./step.ts";
+
+/** One place of a batch with every choice made. */
+export interface BatchItem {
+  source: PreparedItem;
+  caption: string;
+  timestep: number;
+  isFlipped: boolean;
+  /** Whether the reference picture or the control map is left out. */
+  dropsCondition: boolean;
+  /** Unit noise [C, h, w]. */
+  noise: Float32Array;
+  /** Of the item's loss. */
+  weight: number;
+}
+
+export interface BatchSettings {
+  request: TrainingRequest;
+  model: PictureModel;
+  /** Of the forward process, one per timestep. */
+  alphas: Float32Array;
+  /** Null where text encoders are trained: then batches hold token ids alone. */
+  captions: CaptionStates | null;
+  /** IP-Adapter: what the image projection reads of a picture, [1, E] or [1, P, E]. */
+  embed?: (picture: RgbPicture) => Promise<TensorF32>;
+}
+
+/** Cumulative alphas of the model's forward process, with zero terminal SNR where the request says so (Lin et al. 2024). */
+export function trainingAlphas({ model }: PictureModel, { zero_terminal_snr }: LossSettings): Float32Array {
+  const { schedulerConfig, family } = model.description;
+  const config = samplerConfig("ddim", {}, schedulerConfig, family);
+  return cumulativeAlphas(zero_terminal_snr === null ? config : { ...config, rescale_betas_zero_snr: zero_terminal_snr });
+}
+
+/** min(snr, gamma) / snr of an epsilon prediction, / (snr + 1) of a v prediction (Hang et al. 2023); 1 without gamma. */
+export function snrWeight(gamma: number | null, alpha: number, predictsVelocity: boolean): number {
+  if (gamma === null) return 1;
+  const snr = alpha / (1 - alpha);
+  if (predictsVelocity) return Math.min(snr, gamma) / (snr + 1);
+  return snr <= gamma ? 1 : gamma / snr;
+}
+
+/** @param gamma of min-SNR; null for losses that are compared rather than trained on */
+export async function assembleBatch(settings: BatchSettings, items: readonly BatchItem[], gamma: number | null): Promise<StepBatch> {
+  const { model, alphas, request, captions } = settings;
+  const { latentChannels, predictionType, vaeScaleFactor, addedConditions } = model.model.description;
+  const { width, height } = items[0]!.source.size;
+  const [h, w] = [height / vaeScaleFactor, width / vaeScaleFactor];
+  const predictsVelocity = predictionType === "v_prediction";
+  const mixed = items.map(item => mix(item, alphas[item.timestep]!, predictsVelocity));
+  const joined = (parts: readonly Float32Array[], shape: readonly number[]) =>
+    concatItems(parts.map(data => ({ data, shape: [1, ...shape] })));
+  const weights = items.map(({ source, isFlipped, timestep, weight }) => {
+    const factor = weight * snrWeight(gamma, alphas[timestep]!, predictsVelocity);
+    const mask = source.masks?.[isFlipped ? 1 : 0];
+    return mask ? mask.map(value => value * factor) : new Float32Array(h * w).fill(factor);
+  });
+  const states = captions && (await Promise.all(items.map(({ caption }) => captions.of(caption))));
+  const { method } = request.settings;
+  return {
+    sample: joined(
+      mixed.map(({ sample }) => sample),
+      [latentChannels, h, w],
+    ),
+    target: joined(
+      mixed.map(({ target }) => target),
+      [latentChannels, h, w],
+    ),
+    lossWeights: joined(weights, [1, h, w]),
+    timesteps: items.map(({ timestep }) => timestep),
+    inputIds: idsOf(
+      settings,
+      items.map(({ caption }) => caption),
+    ),
+    encoderHiddenStates: states && concatItems(states.map(found => found.states)),
+    added: addedConditions && {
+      textEmbeds: states && concatItems(states.map(found => found.pooled)),
+      timeIds: concatItems(items.map(({ source: { timeIds } }) => ({ data: Float32Array.from(timeIds), shape: [1, timeIds.length] }))),
+    },
+    controlMap: method === "controlnet" ? concatItems(await Promise.all(items.map(mapOf))) : null,
+    imageEmbeds: settings.embed ? concatItems(await Promise.all(items.map(item => embedded(item, settings.embed!)))) : null,
+    concepts: items.map(({ source }) => source.item.concept),
+  };
+}
+
+/** The forward process (Ho et al. 2020), and as its target the noise or the velocity (Salimans and Ho 2022). */
+function mix({ source, isFlipped, noise }: BatchItem, alpha: number, predictsVelocity: boolean) {
+  const latents = source.latents[isFlipped ? 1 : 0]!;
+  const [signal, level] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)];
+  const sample = latents.map((value, i) => signal * value + level * noise[i]!);
+  return { sample, target: predictsVelocity ? latents.map((value, i) => signal * noise[i]! - level * value) : noise };
+}
+
+async function mapOf({ source, isFlipped, dropsCondition }: BatchItem): Promise<TensorF32> {
+  const map = await controlMapOf(source, isFlipped);
+  return dropsCondition ? { ...map, data: new Float32Array(map.data.length) } : map;
+}
+
+async function embedded({ source, isFlipped, dropsCondition }: BatchItem, embed: (picture: RgbPicture) => Promise<TensorF32>) {
+  const embeds = await embed(await source.condition(isFlipped));
+  return dropsCondition ? { ...embeds, data: new Float32Array(embeds.data.length) } : embeds;
+}
+
+/** Ids by text encoder; a new token's rows follow the vocabulary, concept after concept. */
+function idsOf(
+  { request: { settings, concepts }, model: { model, tokenizers } }: BatchSettings,
+  captions: readonly string[],
+): number[][][] {
+  return tokenizers.map((tokenizer, encoder) => {
+    const { vocabularySize } = model.description.textEncoders[encoder]!;
+    const vectors = settings.method === "textual-inversion" ? settings.vectors : 0;
+    const words =
+      vectors === 0
+        ? []
+        : concepts.map(({ token }, i) => ({
+            word: token,
+            ids: Array.from({ length: vectors }, (_, row) => vocabularySize + i * vectors + row),
+          }));
+    return captions.map(caption => tokenizer.chunk(promptChunks(caption, "plain", tokenizer, words)[0]!.ids));
+  });
+}

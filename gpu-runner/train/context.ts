@@ -1,0 +1,55 @@
+/** What a training needs from outside; the model thread fills it in. */
+import type { ModelManifest } from "../../shared/model.ts";
+import type { OptimizerSettings, TrainingEvent, TrainingRequest } from "../../shared/training.ts";
+import type { TensorF32 } from "../components.ts";
+import type { PictureContext, PictureModel } from "../pipeline/context.ts";
+import type { RgbPicture } from "../pipeline/input-picture.ts";
+import type { CheckpointArrays } from "./checkpoint.ts";
+import type { TrainingStep } from "./step.ts";
+import type { TrainedTensors } from "./trained-tensors.ts";
+
+/** Moves `values` of the trained tensors by their `gradients`. */
+export interface Optimiser {
+  /** Moments by name, which checkpoints write and fill in place. */
+  readonly state: CheckpointArrays;
+  /**
+   * One step, the `number`-th from 1 on (of the bias correction). The gradients are left as they are.
+   * @returns the gradients' global L2 norm before clipping
+   */
+  step(number: number, rates: { main: number; text: number }): Promise<number>;
+  release(): Promise<void>;
+}
+
+/** A method at work. */
+export interface OpenedStep {
+  step: TrainingStep;
+  /** IP-Adapter: what its image projection reads of a picture, [1, E] or [1, P, E]. */
+  embed?: (picture: RgbPicture) => Promise<TensorF32>;
+}
+
+export interface TrainingContext {
+  model: PictureModel;
+  /** For pictures that the training makes: samples and priors. */
+  pictures: PictureContext;
+  /** How the model's own pictures are made. */
+  defaults: ModelManifest["defaults"];
+  /** Absolute path of a dataset's file. */
+  file(sha256: string): string;
+  /** Latents and prior pictures are kept here by content. */
+  cacheDir: string;
+  /** An existing folder of this training's own: checkpoint and results. */
+  folder: string;
+  openStep(request: TrainingRequest): Promise<OpenedStep>;
+  openOptimiser(tensors: TrainedTensors, settings: OptimizerSettings): Promise<Optimiser>;
+  onEvent(event: TrainingEvent): void;
+  /** A whole checkpoint stands at the path until this returns. */
+  onCheckpoint(path: string, step: number): void | Promise<void>;
+  /** Path of the checkpoint to go on from. */
+  resumeFrom: string | null;
+  /** Awaited between steps: others may use the model until it returns. */
+  yieldTo(): Promise<void>;
+  /** Milliseconds since 1970 at which training ends in good order; null: none. */
+  deadline: number | null;
+  /** Ends it after the step in progress and a last checkpoint. */
+  signal?: AbortSignal;
+}
