@@ -36,6 +36,8 @@ function chunked(all: ByHead, causal: boolean): { dQuery: Value; dKey: Value; dV
   const headsAtOnce = Math.min(heads, Math.max(1, Math.floor(chunkElements / (batch * queries * keys))));
   const queriesAtOnce = Math.min(queries, Math.max(1, Math.floor(chunkElements / (batch * headsAtOnce * keys))));
   const ofHeads: { dQuery: Value; dKey: Value; dValue: Value }[] = [];
+  // One chunk after the other, or the scores of all would be there at once.
+  let before: Value[] = [];
   for (let head = 0; head < heads; head += headsAtOnce) {
     const end = Math.min(heads, head + headsAtOnce);
     const taken = mapValues(all, x => part(x, 1, head, end));
@@ -44,8 +46,10 @@ function chunked(all: ByHead, causal: boolean): { dQuery: Value; dKey: Value; dV
     for (let row = 0; row < queries; row += queriesAtOnce) {
       const rowEnd = Math.min(queries, row + queriesAtOnce);
       const rows = (x: Value): Value => part(x, 2, row, rowEnd);
-      const chunk = { ...taken, query: rows(taken.query), dO: rows(taken.dO), products: rows(taken.products) };
+      const chunk = { ...taken, query: ops.after(rows(taken.query), before), dO: rows(taken.dO), products: rows(taken.products) };
+
       const gradients = ofChunk(chunk, causal ? row : null);
+      before = Object.values(gradients);
       dQueries.push(gradients.dQuery);
       dKey = dKey ? ops.add(dKey, gradients.dKey) : gradients.dKey;
       dValue = dValue ? ops.add(dValue, gradients.dValue) : gradients.dValue;

@@ -58,7 +58,7 @@ export function differentiate(source: Graph, { of, wrt }: { of: readonly string[
     const wanted = node.inputs.map(input => reaching.has(input));
     const received = node.outputs.map(output => gradients.get(output) ?? null);
     if (!wanted.includes(true) || received.every(gradient => gradient === null)) continue;
-    gradientThunks(node, received).forEach((thunk, i) => {
+    gradientThunks(node, received, wanted).forEach((thunk, i) => {
       const gradient = wanted[i] ? thunk() : null;
       if (gradient) accumulate(node.inputs[i]!, gradient);
     });

@@ -12,14 +12,19 @@ import { groupNormGradients, layerNormGradients } from "./norms.ts";
 import { resizeNearestGradient } from "./resize.ts";
 import { once, type Thunk } from "./thunk.ts";
 
-/** `gradients` has one for each output, null where nothing asked depends on that; of a node with one output it is `gradient`. */
-export type Rule<K extends OpName> = (node: NodeOf<K>, gradient: Value, gradients: readonly (Value | null)[]) => readonly Thunk[];
+/** `wanted` tells of each input whether its thunk will be called. `gradients` has one for each output, null where nothing asked depends on that; of a node with one output it is `gradient`. */
+export type Rule<K extends OpName> = (
+  node: NodeOf<K>,
+  gradient: Value,
+  gradients: readonly (Value | null)[],
+  wanted: readonly boolean[],
+) => readonly Thunk[];
 
 /** The thunks of a node's inputs. */
-export function gradientThunks(node: NodeOf<OpName>, gradients: readonly (Value | null)[]): readonly Thunk[] {
+export function gradientThunks(node: NodeOf<OpName>, gradients: readonly (Value | null)[], wanted: readonly boolean[]): readonly Thunk[] {
   // The table's mapped type and the node's correspond by `op`, which the compiler cannot follow through an index.
   const rule = rules[node.op] as Rule<OpName>;
-  return rule(node, gradients.find(gradient => gradient !== null)!, gradients);
+  return rule(node, gradients.find(gradient => gradient !== null)!, gradients, wanted);
 }
 
 /** The sum of a gradient over the axes along which a value of this shape was broadcast. */
@@ -183,6 +188,8 @@ const rules: { readonly [K in OpName]: Rule<K> } = {
   pad: ({ inputs: [x], attributes: { axis, before } }, gradient) => [
     () => ops.slice(gradient, axis, before, before + (x!.shape[axis] as number)),
   ],
+  // dx = dy; of the others nothing but their being there counts.
+  after: ({ inputs }, gradient) => inputs.map((_, i) => () => (i === 0 ? gradient : null)),
   // dx = dy, repeated along the sums.
   reduceSum: ({ inputs: [x] }, gradient) => [() => ops.expand(gradient, x!.shape)],
   // dx = dy, summed over the repetitions.
@@ -204,9 +211,15 @@ function swishSlope(x: Value, a: number): Value {
 
 /**
  * y = x W^T + (x D^T) U^T + b. With h = x D^T and e = dy U: dx = dy W + e D, dD = e^T x, dU = dy^T h; the weight's own gradient
- * dy^T x is built only where it is wanted.
+ * dy^T x is built only where it is wanted. dx waits for dD and dU: ONNX Runtime would run on along the dx of all layers first, with
+ * every x and dy kept for the pairs' gradients at the end.
  */
-function lowRankGradients({ inputs, attributes: { perItem } }: NodeOf<"lowRankLinear">, gradient: Value): readonly Thunk[] {
+function lowRankGradients(
+  { inputs, attributes: { perItem } }: NodeOf<"lowRankLinear">,
+  gradient: Value,
+  _: readonly (Value | null)[],
+  wanted: readonly boolean[],
+): readonly Thunk[] {
   const [x, weight, down, up, bias] = inputs as [Value, Value, Value, Value, Value | undefined];
   // A matrix, or one per item, as the pair is.
   const matrices = (value: Value): Value => {
@@ -216,11 +229,16 @@ function lowRankGradients({ inputs, attributes: { perItem } }: NodeOf<"lowRankLi
   };
   const [rows, dy] = [once(() => matrices(x)), once(() => matrices(gradient))];
   const inner = once(() => ops.matmul(dy(), up));
+  const dDown = once(() => ops.matmul(inner(), rows(), { transposeA: true }));
+  const dUp = once(() => ops.matmul(dy(), ops.matmul(rows(), down, { transposeB: true }), { transposeA: true }));
   return [
-    () => ops.reshape(ops.add(ops.matmul(dy(), weight), ops.matmul(inner(), down)), x.shape),
+    () => {
+      const ready = ops.after(inner(), [...(wanted[2] ? [dDown()] : []), ...(wanted[3] ? [dUp()] : [])]);
+      return ops.reshape(ops.add(ops.matmul(dy(), weight), ops.matmul(ready, down)), x.shape);
+    },
     () => ops.matmul(rowsOf(gradient), rowsOf(x), { transposeA: true }),
-    () => ops.matmul(inner(), rows(), { transposeA: true }),
-    () => ops.matmul(dy(), ops.matmul(rows(), down, { transposeB: true }), { transposeA: true }),
+    dDown,
+    dUp,
     () => sumTo(gradient, bias!.shape),
   ];
 }

@@ -71,6 +71,7 @@ export interface Attributes {
   expand: Record<never, never>;
   slice: { axis: number; start: number; end: number };
   pad: { axis: number; before: number; after: number };
+  after: Record<never, never>;
   moments: { epsilon: number };
   convInputGradient: { stride: number; pads: Pads };
   convWeightGradient: { stride: number; pads: Pads };
@@ -355,6 +356,11 @@ export function pad(x: Value, axis: number, before: number, after: number): Valu
     { axis, before, after },
     x.shape.map((dim, i) => (i === axis ? addDims(dim, before + after) : dim)),
   );
+}
+
+/** x itself, but not before `others` are computed: what they alone still needed is free by then. */
+export function after(x: Value, others: readonly Value[]): Value {
+  return others.length === 0 ? x : one("after", [x, ...others], {}, x.shape);
 }
 
 /** Mean and 1 / sqrt(variance + epsilon) along the last axis, which stays as a dim of 1. */

@@ -93,6 +93,7 @@ const rules: EmitRules = {
     const { axis, before, after } = node.attributes;
     onnx.node("Pad", [...names(node, onnx), onnx.ints([before, after]), "", onnx.ints([axis])], node.outputs);
   },
+  after: emitAfter,
   moments: emitMoments,
   convInputGradient: emitConvInputGradient,
   convWeightGradient: emitConvWeightGradient,
@@ -238,6 +239,20 @@ function emitScale(node: NodeOf<"scale">, onnx: OnnxBuilder): void {
   const [byFactor, toShift] = [onnx.floats([factor], []), onnx.floats([shift], [])];
   if (shift === 0) onnx.node("Mul", [x, byFactor], [out]);
   else onnx.node("Add", [factor === 1 ? x : onnx.temporary("Mul", [x, byFactor], out.shape), toShift], [out]);
+}
+
+/** Adds 0 times an element of each of the others: an order that no optimiser can undo. */
+function emitAfter(node: NodeOf<"after">, onnx: OnnxBuilder): void {
+  const [x, ...others] = node.inputs as [Value, ...Value[]];
+  const elements = others.map(other => {
+    const ones = other.shape.map(() => 1);
+    const [starts, ends, axes] = [ones.map(() => 0), ones, ones.map((_, axis) => axis)].map(values => onnx.ints(values));
+    const first = onnx.temporary("Slice", [onnx.name(other), starts!, ends!, axes!], ones);
+    return onnx.temporary("Reshape", [first, onnx.ints([1])], [1]);
+  });
+  const sum = elements.reduce((a, b) => onnx.temporary("Add", [a, b], [1]));
+  const nothing = onnx.temporary("Mul", [sum, onnx.floats([0], [])], [1]);
+  onnx.node("Add", [onnx.name(x), nothing], node.outputs);
 }
 
 function emitMoments(node: NodeOf<"moments">, onnx: OnnxBuilder): void {

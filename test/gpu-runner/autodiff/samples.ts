@@ -199,6 +199,7 @@ export const samples = {
         [...x!.shape.keys()].filter(axis => axis === 0 || summed[axis]),
       ),
   })),
+  after: shape.map(x => ({ inputs: { x, y: [2, 3] }, build: ({ x, y }) => ops.after(x!, [y!]) })),
   expand: fc.tuple(shape, fc.array(fc.boolean(), { minLength: 4, maxLength: 4 })).map(([reached, ones]) => ({
     inputs: { x: reached.map((dim, i) => (ones[i] ? 1 : dim)) },
     build: ({ x }) => ops.expand(x!, reached),

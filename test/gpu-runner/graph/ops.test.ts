@@ -53,6 +53,7 @@ const inferred = {
   expand: { shape: "[B, 4, H]", build: x => ops.expand(x(4, 1), [B, 4, H]) },
   slice: { shape: "[B, 2, H]", build: x => ops.slice(x(B, 4, H), 1, 1, 3) },
   pad: { shape: "[B, 4, H+3]", build: x => ops.pad(x(B, 4, H), 2, 1, 2) },
+  after: { shape: "[B, 3]", build: x => ops.after(x(B, 3), [x(2, 4)]) },
   moments: { shape: "[B, L, 1] [B, L, 1]", build: x => Object.values(ops.moments(x(B, L, 6), 1e-5)) },
   convInputGradient: {
     shape: "[B, 4, 8, 10]",

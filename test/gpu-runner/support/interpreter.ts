@@ -155,6 +155,7 @@ const table: { readonly [K in OpName]: Evaluate<K> } = {
     });
     return [result];
   },
+  after: ([x]) => [x!.data],
   expand: ([x], _, [shape]) => [generate(shape!, index => x!.data[broadcastOffset(x!.shape, index)]!)],
   slice: ([x], { axis, start }, [shape]) => [gather(x!, shape!, to => to.with(axis, to[axis]! + start))],
   pad: ([x], { axis, before }, [shape]) => [

@@ -267,6 +267,11 @@ const cases = {
     build: ({ x }) => ops.pad(x!, 2, 1, 2),
     expected: tensor([2, 3, 7], i => (i % 7 >= 1 && i % 7 < 5 ? tokens.data[Math.floor(i / 7) * 4 + (i % 7) - 1]! : 0)),
   },
+  after: {
+    inputs: { ...tokensInput, y: { shape: [B!, S!, 4], tensor: keys } },
+    build: ({ x, y }) => ops.after(x!, [y!, ops.exp(y!)]),
+    expected: tokens,
+  },
   moments: {
     inputs: tokensInput,
     build: ({ x }) => Object.values(ops.moments(x!, 1e-3)),
