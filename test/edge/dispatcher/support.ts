@@ -140,6 +140,7 @@ interface HelloOptions {
   readonly leases?: { execution: string; epoch: number }[];
   readonly models?: string[];
   readonly maxBatch?: number;
+  readonly trains?: boolean;
 }
 
 /** A runner's side of a socket, with an inbox to wait on. */
@@ -187,9 +188,9 @@ export class TestRunner {
     return runner;
   }
 
-  hello({ leases = [], models = [MODEL_HASH], maxBatch = 1 }: HelloOptions = {}): void {
+  hello({ leases = [], models = [MODEL_HASH], maxBatch = 1, trains = false }: HelloOptions = {}): void {
     const { instance } = this;
-    this.say({ type: "hello", instance, engine_version: ENGINE_VERSION, provider: "cpu", models, max_batch: maxBatch, leases });
+    this.say({ type: "hello", instance, engine_version: ENGINE_VERSION, provider: "cpu", models, max_batch: maxBatch, trains, leases });
   }
 
   say(message: Unversioned<RunnerMessage>): void {
