@@ -33,6 +33,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MODELS = "../adapters/models"
 VERSIONS = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}, peft {peft.__version__}: "
 ADAM = {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.999], "weightDecay": 0.01, "eps": 1e-8, "clipNorm": 1.0}
+# Where some gradients are no more than rounding noise: with a small epsilon such elements would move as far as all others.
+NOISY_ADAM = {**ADAM, "eps": 1e-4}
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 generator = torch.Generator().manual_seed(20261124)
 tensors, cases = {}, []
@@ -184,13 +186,13 @@ def plain(unet):
 
 
 def lora(name, model="sd15", kind="trajectory", rank=2, alpha=3.0, targets=ATTENTION, steps=6, prediction="epsilon", keep=lambda key: True, batch=1,
-         offset=None, optimizer=None, **more):
+         offset=None, optimizer=None, size=(8, 8), **more):
     unet, trained, adapters = lora_unet(name, model, rank, alpha, targets)
     params = {"rank": rank, "alpha": alpha, "predictionType": prediction, "method": "lora", "textEncoder": False, "mask": False, **more}
     if kind == "gradient":
-        gradient_case(name, model, adapters, params, batches(model, None, batch=batch), trained, plain(unet), "peft LoRA in a diffusers UNet", keep)
+        gradient_case(name, model, adapters, params, batches(model, None, batch, *size), trained, plain(unet), "peft LoRA in a diffusers UNet", keep)
         return
-    inputs = batches(model, steps * more.get("accumulation", 1), batch=batch)
+    inputs = batches(model, steps * more.get("accumulation", 1), batch, *size)
     if offset:
         params["noiseOffset"] = offset
         inputs["offset_noise"] = randn(*inputs["noise"].shape[:3], 1, 1)
@@ -205,8 +207,8 @@ def few(key):
 
 def loras():
     lora("train-traj-lora-v", prediction="v_prediction", keep=few)
-    lora("train-traj-lora-sdxl", model="sdxl", keep=few)
-    lora("train-grad-lora-sdxl", model="sdxl", kind="gradient", batch=2, keep=few)
+    lora("train-traj-lora-sdxl", model="sdxl", keep=few, size=(12, 16), optimizer=NOISY_ADAM)
+    lora("train-grad-lora-sdxl", model="sdxl", kind="gradient", batch=2, keep=few, size=(12, 16))
     convolutions = ["conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"]
     kept = ("conv_in", "conv_out", "down_blocks.0.resnets.0.", "down_blocks.1.resnets.0.conv_shortcut", "downsamplers", "upsamplers", "mid_block.resnets.1.conv2")
     lora("train-grad-lora-every-conv", kind="gradient", targets=convolutions, batch=2, keep=lambda key: any(part in key for part in kept))
@@ -243,8 +245,7 @@ def dreambooth():
             "text_encoder.text_model.final_layer_norm.weight", "text_encoder.text_model.embeddings.position_embedding.weight")
     missing = [key for key in kept if key not in trained]
     assert not missing, missing
-    # Of the epsilon: elements whose gradient is no more than rounding noise would otherwise move as far as all others.
-    optimizer = {**ADAM, "lr": 1e-4, "eps": 1e-5}
+    optimizer = {**NOISY_ADAM, "lr": 1e-4}
     trajectory_case("train-traj-dreambooth", "sd15", None, {"predictionType": "epsilon", "priorWeight": 0.7, "method": "dreambooth", "textEncoder": True,
                     "instance": [0], "class": [1], "steps": steps, "optimizer": optimizer}, inputs, trained, predict,
                     "all weights of a diffusers UNet and a transformers CLIP text encoder, torch.optim.AdamW, clip_grad_norm_", lambda key: key in kept)
@@ -289,7 +290,8 @@ def ip_adapter():
 
 def orthonormal(rows, columns):
     """Orthonormal columns, or rows where there are fewer of these."""
-    q, _ = torch.linalg.qr(randn(max(rows, columns), min(rows, columns)))
+    q, _ = torch.linalg.qr(randn(max(rows, columns), min(rows, columns)).double())
+    q = q.to(torch.float32)
     return half(q if rows >= columns else q.T)
 
 
@@ -314,8 +316,8 @@ class HyperLora:
         self.trained = {"codes": half(randn(concepts, code)), "roles": half(randn(8, embedding)), "blocks": half(randn(len(blocks), embedding)),
                         "trunk.0.weight": linear(hidden, width), "trunk.0.bias": half(0.1 * randn(hidden)),
                         "trunk.1.weight": linear(hidden, hidden), "trunk.1.bias": half(0.1 * randn(hidden)),
-                        "head_a.weight": linear(inner * rank, hidden), "head_a.bias": half(0.1 * randn(inner * rank)),
-                        "head_b.weight": half(0.3 * linear(inner * rank, hidden)), "head_b.bias": half(0.1 * randn(inner * rank))}
+                        "head_a.weight": half(0.2 * linear(inner * rank, hidden)), "head_a.bias": half(0.05 * randn(inner * rank)),
+                        "head_b.weight": half(0.1 * linear(inner * rank, hidden)), "head_b.bias": half(0.05 * randn(inner * rank))}
         self.fixed = {}
         for name, module, _, _ in self.projections:
             self.trained[f"a0.{name}"] = half(0.3 * randn(inner, rank))
@@ -368,7 +370,7 @@ def hyper_lora():
             gradient_case(name, "sd15", adapters, params, inputs, net.trained, predict, "HYPER_LORA.md in PyTorch, end to end", keep)
         else:
             inputs["concepts"] = torch.tensor([[0, 1], [2, 2], [1, 0], [2, 1], [0, 0], [1, 2]])
-            params |= {"steps": steps, "optimizer": ADAM}
+            params |= {"steps": steps, "optimizer": NOISY_ADAM}
             trajectory_case(name, "sd15", adapters, params, inputs, net.trained, predict, "HYPER_LORA.md in PyTorch, torch.optim.AdamW", keep)
 
 
