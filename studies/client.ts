@@ -1,6 +1,6 @@
 /** What a study asks of a running product: only what any client may. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type AdapterView, adapterViewSchema } from "../shared/adapter-resource.ts";
+import { adapterViewSchema } from "../shared/adapter-resource.ts";
 import { generationViewSchema, isTerminal } from "../shared/job.ts";
 import { datasetViewSchema, type TrainingView, trainingViewSchema } from "../shared/training-api.ts";
 import type { StudyPicture } from "./concepts.ts";
@@ -44,14 +44,14 @@ export class StudyClient {
     return view;
   }
 
-  async adapter(id: string): Promise<AdapterView & { contents: NamedFile[] }> {
-    const view = adapterViewSchema.parse(await this.#json(`/v1/adapters/${id}`));
+  /** Every file of a training's result. */
+  async files({ name, files }: TrainingView): Promise<NamedFile[]> {
     const contents: NamedFile[] = [];
-    for (const { path, sha256 } of view.files) {
-      const answer = await this.#call(`/v1/adapters/${id}/files/${sha256}`);
-      contents.push({ path, bytes: new Uint8Array(await answer.arrayBuffer()) });
+    for (const { path, url } of files) {
+      if (!url) throw new Error(`${name}: expected a URL for ${path}`);
+      contents.push({ path, bytes: new Uint8Array(await (await this.#call(url)).arrayBuffer()) });
     }
-    return { ...view, contents };
+    return contents;
   }
 
   /** @returns what generations and trainings name it by */

@@ -37,15 +37,6 @@ export const conceptPlans = {
   }),
 } as const satisfies Record<ConceptMethod, (concept: { isObject: boolean }) => Plan>;
 
-/** One net that predicts the low-rank pairs of all eight objects. */
-export const hyperLoraPlan = {
-  settings: { method: "hyper-lora", rank: 4, fine_tune_steps: 0 },
-  steps: 1200,
-  batch_size: 4,
-  optimizer: { learning_rate: 1e-3, schedule: "cosine", warmup_steps: 20 },
-  budget: 900,
-} as const satisfies Plan;
-
 /** Methods that learn what a condition picture means, from pairs of the world. */
 export type PairMethod = "controlnet-edges" | "controlnet-depth" | "ip-adapter";
 

@@ -1,0 +1,88 @@
+/** Whether ControlNet and IP-Adapter trainings learn what their condition means: held-out pictures drawn from right and from shuffled ones. */
+import sharp from "sharp";
+import { bootstrap } from "../gpu-runner/train/scores.ts";
+import type { StudyPicture } from "./concepts.ts";
+import type { Kept } from "./kept.ts";
+import { type PairMethod, pairPlans } from "./plans.ts";
+import type { Products } from "./products.ts";
+import { type PairResult, pairResultSchema } from "./results.ts";
+import { exported, trained } from "./training.ts";
+import { worldPicture, worldSize } from "./world/world.ts";
+
+const counts = { train: 256, test: 16 };
+/** Seeds of the world from which its pairs are taken. */
+const firstSeed = 1_000_000;
+
+async function toPng(plane: Uint8Array, channels: 1 | 3): Promise<Uint8Array> {
+  return sharp(plane, { raw: { width: worldSize, height: worldSize, channels } })
+    .png()
+    .toBuffer();
+}
+
+async function makePair(method: PairMethod, index: number): Promise<StudyPicture> {
+  const picture = worldPicture(firstSeed + index);
+  const png = await toPng(picture.rgb, 3);
+  const conditions = { "controlnet-edges": picture.edges, "controlnet-depth": picture.depth, "ip-adapter": null };
+  const plane = conditions[method];
+  return {
+    ...{ file: `${index}.png`, png, caption: picture.caption, concept: 0 },
+    split: index < counts.train ? "train" : "test",
+    // An IP-Adapter's condition is the picture itself.
+    ...(plane && { condition: await toPng(plane, 1) }),
+  };
+}
+
+export async function studyPairs(method: PairMethod, products: Products, kept: Kept, say: (line: string) => void): Promise<void> {
+  const makePairs = async () => {
+    const pairs: StudyPicture[] = [];
+    for (let i = 0; i < counts.train + counts.test; i++) pairs.push(await makePair(method, i));
+    return pairs;
+  };
+  const { budget, ...plan } = pairPlans[method];
+  const result = await trained(products.trainer, kept, method, {
+    ...{ pictures: makePairs, tokens: [method], classPrompt: null },
+    body: { ...plan, budget, seed: 1 },
+  });
+  const compared = await kept.part(`${method}/compared`, pairResultSchema, async () => {
+    const adapter = await products.server.upload(method, [exported(kept, method, result)], null);
+    const tests: StudyPicture[] = [];
+    for (let i = 0; i < counts.test; i++) tests.push(await makePair(method, counts.train + i));
+    return compare(products, kept, method, adapter, tests);
+  });
+  const { value, low, high } = compared.advantage;
+  say(`${method}: shuffled conditions are ${value.toFixed(4)} (${low.toFixed(4)} .. ${high.toFixed(4)}) further from the true picture`);
+}
+
+/** The same caption and seed, with a picture's own condition and with the next one's. */
+async function compare(
+  { server }: Products,
+  kept: Kept,
+  method: PairMethod,
+  adapter: string,
+  tests: readonly StudyPicture[],
+): Promise<PairResult> {
+  const distances = { right: [] as number[], shuffled: [] as number[] };
+  for (const [i, test] of tests.entries()) {
+    const sources = { right: test, shuffled: tests[(i + 1) % tests.length]! };
+    for (const kind of ["right", "shuffled"] as const) {
+      const condition = sources[kind].condition ?? sources[kind].png;
+      const image = `data:image/png;base64,${Buffer.from(condition).toString("base64")}`;
+      const drawn = await server.draw({
+        ...{ prompt: test.caption, seed: i, steps: 12, width: worldSize, height: worldSize },
+        adapters: [{ adapter, image }],
+      });
+      kept.write(`${method}/${kind}-${i}.png`, drawn);
+      distances[kind].push(await distance(drawn, test.png));
+    }
+  }
+  const differences = distances.shuffled.map((value, i) => value - distances.right[i]!);
+  const advantage = bootstrap(differences.length, 1, 1, draw => draw.reduce((sum, [i]) => sum + differences[i]!, 0) / draw.length);
+  return { ...distances, advantage };
+}
+
+/** Mean squared difference of two pictures, 0 .. 1. */
+async function distance(a: Uint8Array, b: Uint8Array): Promise<number> {
+  const [one, other] = await Promise.all([a, b].map(png => sharp(png).removeAlpha().raw().toBuffer()));
+  if (!one || one.length !== other?.length) throw new Error(`pictures differ in size: ${one?.length} and ${other?.length} bytes`);
+  return one.reduce((sum, value, i) => sum + ((value - other[i]!) / 255) ** 2, 0) / one.length;
+}
