@@ -102,6 +102,28 @@ describe("a residual and a transformer block", () => {
   });
 });
 
+describe("attention too long for one chunk", () => {
+  test("gradients are derivatives", () => {
+    const long = new Graph("long");
+    const names = ["query", "key", "value"];
+    // Of one head more scores than a chunk holds, and of two heads therefore chunks of both kinds.
+    const shape = [1, 1030, 2];
+    const [query, key, value] = names.map(name => long.input(name, shape));
+    long.output("y", ops.attention(query!, key!, value!, { heads: 2, causal: true }));
+    const backward = differentiate(long, { of: ["y"], wrt: names });
+    expect(backward.nodes.filter(({ op }) => op === "softmax")).toHaveLength(4);
+    const fed = Object.fromEntries(names.map((name, i) => [name, randomTensor(shape, i)]));
+    const cotangent = { [cotangentName("y")]: randomTensor(shape, 9) };
+    const results = interpret(backward, { ...fed, ...cotangent });
+    for (const name of names) {
+      const direction = randomTensor(shape, 10);
+      const got = results[gradientName(name)]!.data.reduce((sum, part, i) => sum + part * direction.data[i]!, 0);
+      const want = directionalDerivative(long, fed, cotangent, name, direction);
+      expect(Math.abs(got - want), name).toBeLessThan(1e-6 * Math.abs(want));
+    }
+  });
+});
+
 describe("asking for gradients", () => {
   test("in an input that the output does not depend on gives zeros", () => {
     const small = new Graph("small");
