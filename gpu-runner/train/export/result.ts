@@ -1,0 +1,36 @@
+/** Trained tensors on their way into files. */
+import { mkdirSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { TrainingFile } from "../../../shared/training.ts";
+import { sha256OfFile } from "../../weights/file-hash.ts";
+import { bytesOf, type WriteOptions, writeSafetensors } from "../../weights/safetensors-write.ts";
+
+/** Named as the method names it: LoRA as diffusers, full weights as the base's tensors, the rest as its released files. */
+export interface ResultTensor {
+  name: string;
+  shape: readonly number[];
+  data: Float32Array;
+}
+
+/** Writes fp32 below the folder of results. */
+export function writeTensors(
+  folder: string,
+  path: string,
+  tensors: readonly ResultTensor[],
+  metadata: WriteOptions["metadata"] = {},
+): void {
+  const file = join(folder, path);
+  mkdirSync(dirname(file), { recursive: true });
+  const entries = tensors.map(({ name, shape, data }) => ({ name, shape, dtype: "F32" as const, data: () => [bytesOf(data)] }));
+  writeSafetensors(file, entries, { metadata });
+}
+
+const mediaTypes = { safetensors: "application/x-safetensors", json: "application/json", png: "image/png" } as const;
+
+/** What a result says of a file that was written. */
+export async function describeFile(folder: string, path: string): Promise<TrainingFile> {
+  const file = join(folder, path);
+  const ending = path.slice(path.lastIndexOf(".") + 1);
+  const known = Object.entries(mediaTypes).find(([name]) => name === ending);
+  return { path, sha256: await sha256OfFile(file), bytes: statSync(file).size, media_type: known ? known[1] : "application/octet-stream" };
+}
