@@ -4,7 +4,8 @@
  */
 import type { HyperNetwork, IpAdapterLayers, LoraAdapter, WeightShapes } from "./adapters/adapter.ts";
 import type { ExecutionProviderName } from "./graph/emitter.ts";
-import type { UnetConfig } from "./weights/configs.ts";
+import type { TextEmbeddings } from "./models/text-embeddings.ts";
+import type { TextEncoderConfig, UnetConfig } from "./weights/configs.ts";
 import type { ModelDescription } from "./weights/describe.ts";
 import type { WeightSource } from "./weights/weights.ts";
 
@@ -86,6 +87,15 @@ export interface UnetBase {
   shapes: ReadonlyMap<string, readonly number[]>;
 }
 
+/** A text encoder as a training needs it: over weights of its own choice, from embeddings that it may change. */
+export interface TextEncoderBase {
+  component: "textEncoder" | "textEncoder2";
+  config: TextEncoderConfig;
+  weights: WeightSource;
+  shapes: ReadonlyMap<string, readonly number[]>;
+  embeddings: TextEmbeddings;
+}
+
 /** A model held by inference sessions. Calls on one model are serialised by the runtime; none may follow `release`. */
 export interface DiffusionModel {
   readonly description: ModelDescription;
@@ -116,4 +126,10 @@ export interface LoadOptions {
   threads?: number;
   /** A sign of life: called after each run of a session, and again and again while something long is written. */
   alive?: () => void;
+}
+
+/** A model whose parts a training can build anew. */
+export interface TrainableModel extends DiffusionModel {
+  /** In the order of `description.textEncoders`. */
+  readonly textEncoders: readonly TextEncoderBase[];
 }

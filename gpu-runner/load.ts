@@ -1,7 +1,16 @@
 /** Makes a `DiffusionModel` from published weights: a diffusers folder or a single file. */
 import type { WeightShapes } from "./adapters/adapter.ts";
 import { IpKeysValues } from "./adapters/ip-adapter/keys-values.ts";
-import type { DiffusionModel, EncodeTextArgs, LoadOptions, PredictArgs, TensorF32, TextEncoding, UnetBase } from "./components.ts";
+import type {
+  EncodeTextArgs,
+  LoadOptions,
+  PredictArgs,
+  TensorF32,
+  TextEncoderBase,
+  TextEncoding,
+  TrainableModel,
+  UnetBase,
+} from "./components.ts";
 import { emitterFor } from "./graph/emitter.ts";
 import type { Graph, StoredTensor } from "./graph/ir.ts";
 import { checkModel, requireSound } from "./inspect.ts";
@@ -28,7 +37,7 @@ const sessions = new SessionCache();
  * Reads, hashes and checks the whole model and builds every graph, so that a bad model fails here and not at its first
  * picture; a session is made when it is first used. Throws ModelError, GraphError, ProviderError or CacheError.
  */
-export async function loadDiffusionModel(path: string, options: LoadOptions): Promise<DiffusionModel> {
+export async function loadDiffusionModel(path: string, options: LoadOptions): Promise<TrainableModel> {
   emitterFor(options.provider);
   const source = openModel(path);
   // Before anything is hashed or written: a model that cannot be loaded is refused at once.
@@ -89,10 +98,11 @@ interface Loaded {
   options: LoadOptions;
 }
 
-class LoadedModel implements DiffusionModel {
+class LoadedModel implements TrainableModel {
   readonly description: ModelDescription;
   readonly weightShapes: WeightShapes;
   readonly unet: UnetBase;
+  readonly textEncoders: readonly TextEncoderBase[];
   readonly decodePreview: DiffusionModel["decodePreview"];
   readonly #graphs: ModelGraphs;
   readonly #adaptedUnet: AdaptedGraph<ReturnType<typeof featuresOf>>;
@@ -110,6 +120,13 @@ class LoadedModel implements DiffusionModel {
     this.weightShapes = weightShapes;
     this.unet = unet;
     this.#graphs = graphs;
+    this.textEncoders = graphs.textEncoders.map(({ component, config, weights, embeddings }) => ({
+      component,
+      config,
+      weights,
+      embeddings,
+      shapes: weightShapes[component]!,
+    }));
     const { hash, config, weights, shapes } = unet;
     this.#adaptedUnet = new AdaptedGraph(
       { key: hash, component: "unet", weights, shapes, build: (source, features) => buildUnet(config, source, features) },

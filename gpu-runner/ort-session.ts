@@ -11,13 +11,24 @@ export interface OrtOptions {
 /**
  * `optimised`: every graph optimisation, weights packed for the kernels: the fastest steps, seconds to minutes to open.
  * `quick`: basic optimisations, weights as they lie in the file: open at once, steps about a sixth slower.
+ * `training`: every graph optimisation, but for those that copy weights or keep activations alive that gradients can have again.
  * `prepared`: what `saveOptimised` has written, mapped as it is: open at once, the fastest steps.
  */
-export type Opening = "optimised" | "quick" | "prepared";
+export type Opening = "optimised" | "quick" | "training" | "prepared";
 
 const openings = {
   optimised: { graphOptimizationLevel: "all" },
   quick: { graphOptimizationLevel: "basic", extra: { session: { disable_prepacking: "1" } } },
+  training: {
+    graphOptimizationLevel: "all",
+    extra: {
+      session: { disable_prepacking: "1" },
+      optimization: {
+        constant_folding_max_output_size_in_bytes: "65536",
+        disable_specified_optimizers: "CommonSubexpressionElimination",
+      },
+    },
+  },
   prepared: { graphOptimizationLevel: "disabled" },
 } as const satisfies Record<Opening, ort.InferenceSession.SessionOptions>;
 

@@ -7,7 +7,7 @@ import { dimName, evaluate, type Sizes, shapeName } from "./graph/dims.ts";
 import { emit, emitterFor } from "./graph/emitter.ts";
 import { type Graph, GraphError, type Value } from "./graph/ir.ts";
 import type { OnnxModel } from "./graph/onnx.ts";
-import { type OrtOptions, openOrt } from "./ort-session.ts";
+import { type Opening, type OrtOptions, openOrt } from "./ort-session.ts";
 import { discardPrepared, findPrepared, type PreparedStore, prepare, preparedKey } from "./prepared-models.ts";
 import { CacheError } from "./weights/cache-error.ts";
 import { linkIntoFolder } from "./weights/placement.ts";
@@ -17,6 +17,8 @@ export interface SessionOptions extends OrtOptions, PreparedStore {
   progressiveFrom?: number;
   /** A sign of life: called after each run, and again and again while something long is written. */
   alive?: () => void;
+  /** A graph with gradients, of numeric sizes; absent: a graph that serves. */
+  training?: boolean;
 }
 
 /** Up to here optimising takes less than a second, and the disk space is better spent otherwise. */
@@ -71,8 +73,9 @@ interface Opened {
 }
 
 async function open(model: OnnxModel, options: SessionOptions): Promise<Opened> {
+  if (options.training) return settled(await openWhole(model, options, "training"));
   const bytes = model.files.reduce((sum, file) => sum + statSync(file).size, 0);
-  if (bytes < (options.progressiveFrom ?? PROGRESSIVE_FROM)) return settled(await openOptimised(model, options));
+  if (bytes < (options.progressiveFrom ?? PROGRESSIVE_FROM)) return settled(await openWhole(model, options, "optimised"));
   const key = preparedKey(model.bytes(model.files), model.files, options);
   return (await openPrepared(options, key)) ?? openProgressively(model, bytes, options, key);
 }
@@ -124,10 +127,10 @@ async function openProgressively(model: OnnxModel, bytes: number, options: Sessi
   };
 }
 
-async function openOptimised(model: OnnxModel, options: SessionOptions): Promise<ort.InferenceSession> {
+async function openWhole(model: OnnxModel, options: SessionOptions, opening: Opening): Promise<ort.InferenceSession> {
   const linked = linkModel(model, options.cacheDir);
   try {
-    return await openOrt(linked.file, options, "optimised");
+    return await openOrt(linked.file, options, opening);
   } finally {
     // Mapped weights outlive the links that they were mapped through.
     linked.remove();

@@ -5,7 +5,7 @@ import * as ops from "../graph/ops.ts";
 import type { TextEncoderConfig } from "../weights/configs.ts";
 import type { WeightSource } from "../weights/weights.ts";
 import { activations } from "./activations.ts";
-import { type LowRankLayers, layerNorm, linear, linearWithoutBias, Place } from "./layers.ts";
+import { type LowRankLayers, layerNorm, linear, linearWithoutBias, Place, type TrainedLayers } from "./layers.ts";
 
 /**
  * Input: `embeddings` [B, L, C], token plus position rows: they are gathered outside, so each item may have vectors of its
@@ -13,9 +13,14 @@ import { type LowRankLayers, layerNorm, linear, linearWithoutBias, Place } from 
  * many, and `normed.<skip>`, the same after the final norm; where the encoder has a text projection also `projected`
  * [B, L, P], `normed.0` through it.
  */
-export function buildTextEncoder(config: TextEncoderConfig, weights: WeightSource, lowRank: LowRankLayers | null = null): Graph {
+export function buildTextEncoder(
+  config: TextEncoderConfig,
+  weights: WeightSource,
+  lowRank: LowRankLayers | null = null,
+  trained: TrainedLayers | null = null,
+): Graph {
   const graph = new Graph("text-encoder");
-  const place = new Place(graph, weights, lowRank);
+  const place = new Place(graph, weights, lowRank, trained);
   const states = [graph.input("embeddings", [symbol("B"), symbol("L"), config.width])];
   for (let i = 0; i < config.layers; i++) states.push(encoderLayer(place.at(`encoder.layers.${i}`), states[i]!, config));
   const norm = place.at("final_layer_norm");

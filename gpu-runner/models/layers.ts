@@ -17,27 +17,61 @@ export function lowRankInputs(weightName: string): { down: string; up: string } 
   return { down: `${weightName}/down`, up: `${weightName}/up` };
 }
 
+/** A pair that is trained beside a weight; DoRA (Liu et al. 2024) also has a magnitude per output. */
+export interface TrainedPair {
+  rank: number;
+  /** Of up * down. */
+  scale: number;
+  /** Null: a plain LoRA. `detached`: the norm counts as a constant, as the paper proposes. */
+  dora: "detached" | "attached" | null;
+}
+
+/** What of a model is trained and therefore fed: weights by their names, and pairs by the names of the weights that they change. */
+export interface TrainedLayers {
+  weights: ReadonlySet<string>;
+  pairs: ReadonlyMap<string, TrainedPair>;
+}
+
+/**
+ * The inputs of a trained pair: down [R, in] and up [out, R], of a convolution [R, in, k, k] and [out, R, 1, 1]; a DoRA's magnitude
+ * [out]; `held`: down and up once more, for a norm without gradient.
+ */
+export function trainedInputs(weightName: string): { down: string; up: string; magnitude: string; held: { down: string; up: string } } {
+  const { down, up } = lowRankInputs(weightName);
+  return { down, up, magnitude: `${weightName}/magnitude`, held: { down: `${down}.held`, up: `${up}.held` } };
+}
+
 /** A place in a model: a graph under construction, and a prefix of weight names. */
 export class Place {
   readonly graph: Graph;
   readonly weights: WeightSource;
   readonly prefix: string;
   readonly lowRank: LowRankLayers | null;
+  readonly trained: TrainedLayers | null;
 
-  constructor(graph: Graph, weights: WeightSource, lowRank: LowRankLayers | null = null, prefix = "") {
+  constructor(
+    graph: Graph,
+    weights: WeightSource,
+    lowRank: LowRankLayers | null = null,
+    trained: TrainedLayers | null = null,
+    prefix = "",
+  ) {
     this.graph = graph;
     this.weights = weights;
     this.lowRank = lowRank;
+    this.trained = trained;
     this.prefix = prefix;
   }
 
   at(name: string): Place {
-    return new Place(this.graph, this.weights, this.lowRank, `${this.prefix}${name}.`);
+    return new Place(this.graph, this.weights, this.lowRank, this.trained, `${this.prefix}${name}.`);
   }
 
-  /** A weight of this place; `view` is another shape for the same elements. */
+  /** A weight of this place, or where it is trained the input of its name; `view` is another shape for the same elements. */
   weight(name: string, shape: readonly number[], view: readonly number[] = shape): Value {
-    return this.graph.weight(this.weights.take(`${this.prefix}${name}`, shape), view);
+    const full = `${this.prefix}${name}`;
+    if (this.trained?.weights.has(full)) return this.graph.input(full, view);
+    return this.graph.weight(this.weights.take(full, shape), view);
   }
 }
 
@@ -64,7 +98,44 @@ export function conv1x1(place: Place, x: Value, out: number): Value {
 
 export function conv(place: Place, x: Value, out: number, kernel: number, stride: number, pads: ops.Pads): Value {
   const weight = place.weight("weight", [out, channelsOf(x), kernel, kernel]);
-  return ops.conv2d(x, weight, place.weight("bias", [out]), { stride, pads });
+  const bias = place.weight("bias", [out]);
+  const pair = trainedPair(place);
+  if (!pair) return ops.conv2d(x, weight, bias, { stride, pads });
+  const inputs = pairInputs(place, pair, [pair.rank, channelsOf(x), kernel, kernel], [out, pair.rank, 1, 1]);
+  const low = ops.conv2d(ops.conv2d(x, inputs.down, null, { stride, pads }), inputs.up, null, { stride: 1, pads: noPads });
+  const y = ops.add(ops.conv2d(x, weight, null, { stride, pads }), ops.scale(low, pair.scale));
+  return ops.add(inputs.magnify ? ops.multiply(y, ops.reshape(inputs.magnify(weight), [out, 1, 1])) : y, ops.reshape(bias, [out, 1, 1]));
+}
+
+const noPads = { top: 0, left: 0, bottom: 0, right: 0 } as const;
+
+function trainedPair({ trained, prefix }: Place): TrainedPair | undefined {
+  return trained?.pairs.get(`${prefix}weight`);
+}
+
+/** `magnify`: the factor of each output, magnitude / ||weight + scale up down||; null for a plain LoRA. */
+function pairInputs({ graph, prefix }: Place, pair: TrainedPair, downShape: readonly number[], upShape: readonly number[]) {
+  const names = trainedInputs(`${prefix}weight`);
+  const down = graph.input(names.down, downShape);
+  const up = graph.input(names.up, upShape);
+  if (pair.dora === null) return { down, up, magnify: null };
+  const out = upShape[0]!;
+  const magnitude = graph.input(names.magnitude, [out]);
+  // Gradients are asked for in `down` and `up` alone, so that a norm over their copies is a constant.
+  const held = pair.dora === "detached";
+  const [normDown, normUp] = held ? [graph.input(names.held.down, downShape), graph.input(names.held.up, upShape)] : [down, up];
+  const magnify = (weight: Value): Value => {
+    const width = elementsOf(downShape) / pair.rank;
+    const product = ops.matmul(ops.reshape(normUp, [out, pair.rank]), ops.reshape(normDown, [pair.rank, width]), { scale: pair.scale });
+    const merged = ops.add(ops.reshape(weight, [out, width]), product);
+    const norm = ops.sqrt(ops.reduceSum(ops.multiply(merged, merged), [1]));
+    return ops.multiply(magnitude, ops.reciprocal(ops.reshape(norm, [out])));
+  };
+  return { down, up, magnify };
+}
+
+function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1);
 }
 
 export function linear(place: Place, x: Value, out: number): Value {
@@ -81,7 +152,10 @@ export function projection(place: Place, x: Value, out: number, stored: "matrix"
   return matrix(place, x, place.weight("weight", stored === "matrix" ? shape : [...shape, 1, 1], shape), place.weight("bias", [out]));
 }
 
-function matrix({ graph, lowRank, prefix }: Place, x: Value, weight: Value, bias: Value | null): Value {
+function matrix(place: Place, x: Value, weight: Value, bias: Value | null): Value {
+  const { graph, lowRank, prefix } = place;
+  const pair = trainedPair(place);
+  if (pair) return trainedMatrix(place, x, weight, bias, pair);
   const name = `${prefix}weight`;
   if (!lowRank?.names.has(name)) return ops.linear(x, weight, bias);
   const [out, width] = weight.shape as [number, number];
@@ -92,6 +166,16 @@ function matrix({ graph, lowRank, prefix }: Place, x: Value, weight: Value, bias
   const down = graph.input(inputs.down, [...items, rank, width]);
   const up = graph.input(inputs.up, [...items, out, rank]);
   return ops.lowRankLinear(x, weight, bias, { down, up });
+}
+
+function trainedMatrix(place: Place, x: Value, weight: Value, bias: Value | null, pair: TrainedPair): Value {
+  const [out, width] = weight.shape as [number, number];
+  const { down, up, magnify } = pairInputs(place, pair, [pair.rank, width], [out, pair.rank]);
+  const low = ops.scale(ops.linear(ops.linear(x, down, null), up, null), pair.scale);
+  const plain = ops.linear(x, weight, magnify ? null : bias);
+  if (!magnify) return ops.add(plain, low);
+  const y = ops.multiply(ops.add(plain, low), magnify(weight));
+  return bias ? ops.add(y, bias) : y;
 }
 
 export function groupNorm(place: Place, x: Value, groups: number, epsilon: number): Value {

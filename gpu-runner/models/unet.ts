@@ -22,6 +22,7 @@ import {
   Place,
   projection,
   resnetBlock,
+  type TrainedLayers,
   toTokens,
   widthOf,
 } from "./layers.ts";
@@ -38,6 +39,8 @@ export interface UnetFeatures {
   lowRank: LowRankLayers | null;
   /** In the order of their application; the inputs of each are those of `HyperNetworkInputs` by the name `hypernetwork.<i>`. */
   hypernetworks: readonly HyperNetworkForm[];
+  /** What is trained; absent: nothing. */
+  trained?: TrainedLayers;
 }
 
 export const plainUnet: UnetFeatures = { control: false, t2i: 0, ipAdapters: [], lowRank: null, hypernetworks: [] };
@@ -63,7 +66,7 @@ export interface UnetContext {
  */
 export function buildUnet(config: UnetConfig, weights: WeightSource, features: UnetFeatures = plainUnet): Graph {
   const graph = new Graph("unet");
-  const place = new Place(graph, weights, features.lowRank);
+  const place = new Place(graph, weights, features.lowRank, features.trained);
   const context = unetContext(place, config, features);
   const sample = unetSample(graph, config);
   const { skips, middle } = unetEncoder(place, conv3x3(place.at("conv_in"), sample, config.levels[0]!.channels), context);

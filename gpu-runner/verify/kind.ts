@@ -1,5 +1,5 @@
 /** One kind of reference case: how its outputs are computed with the product's own code. */
-import type { DiffusionModel, TensorF32 } from "../components.ts";
+import type { TensorF32, TrainableModel } from "../components.ts";
 
 /** A reference tensor: fp32, or int32 for token ids. */
 export interface GoldenTensor {
@@ -64,7 +64,7 @@ export interface VerifyContext {
   /** The case's input by its name; throws where there is none. */
   input(name: string): GoldenTensor;
   /** The case's model, loaded once per run however many cases use it. */
-  model(): Promise<DiffusionModel>;
+  model(): Promise<TrainableModel>;
 }
 
 /** An input that is to be fp32. */

@@ -1,6 +1,6 @@
 /** Runs the reference cases of a folder through the product's own code. */
 import { dirname, join, resolve, sep } from "node:path";
-import type { DiffusionModel } from "../components.ts";
+import type { TrainableModel } from "../components.ts";
 import { readCases, readTensor } from "./cases.ts";
 import { type Comparison, compareJson, compareTensors } from "./compare.ts";
 import type { GoldenCase, Tolerance, VerifyContext, VerifyKind } from "./kind.ts";
@@ -17,7 +17,7 @@ export interface VerifyOptions {
   /** Only these kinds; absent: every case of the folder. */
   only?: readonly string[];
   cacheDir: string;
-  load(modelPath: string): Promise<DiffusionModel>;
+  load(modelPath: string): Promise<TrainableModel>;
   /** Called as soon as each case is done. */
   onResult?: (result: CaseResult) => void;
 }
@@ -25,7 +25,7 @@ export interface VerifyOptions {
 /** One result a case, in the folder's order. @throws MalformedCases */
 export async function runCases(options: VerifyOptions): Promise<CaseResult[]> {
   const { folder, only, onResult } = options;
-  const models = new Map<string, Promise<DiffusionModel>>();
+  const models = new Map<string, Promise<TrainableModel>>();
   const results: CaseResult[] = [];
   try {
     for (const goldenCase of readCases(folder).filter(({ kind }) => only?.includes(kind) ?? true)) {
@@ -51,7 +51,7 @@ export function verdict(results: readonly CaseResult[], only: readonly string[],
   return [...(failed > 0 ? [`${failed} of ${results.length} cases FAIL`] : []), ...unverified];
 }
 
-async function runCase(goldenCase: GoldenCase, options: VerifyOptions, models: Map<string, Promise<DiffusionModel>>): Promise<CaseResult> {
+async function runCase(goldenCase: GoldenCase, options: VerifyOptions, models: Map<string, Promise<TrainableModel>>): Promise<CaseResult> {
   const { name, kind } = goldenCase;
   const implementation = Object.hasOwn(options.kinds, kind) ? options.kinds[kind]! : undefined;
   const modelPath = goldenCase.model === undefined ? null : withAutoencoder(join(options.folder, goldenCase.model), options.cacheDir);
@@ -70,7 +70,7 @@ function contextOf(
   goldenCase: GoldenCase,
   modelPath: string | null,
   options: VerifyOptions,
-  models: Map<string, Promise<DiffusionModel>>,
+  models: Map<string, Promise<TrainableModel>>,
 ): VerifyContext {
   const { folder, cacheDir, load } = options;
   const requirePath = () => {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { DiffusionModel, TensorF32 } from "../../../gpu-runner/components.ts";
+import type { TensorF32, TrainableModel } from "../../../gpu-runner/components.ts";
 import { emit, emitterFor } from "../../../gpu-runner/graph/emitter.ts";
 import type { Graph } from "../../../gpu-runner/graph/ir.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
@@ -21,7 +21,7 @@ import { temporaryFolder } from "../support/temporary.ts";
 
 const modelKinds = ["text-encoder", "unet", "vae-encode", "vae-decode"];
 const families = join(goldens, "../families");
-const load = (path: string): Promise<DiffusionModel> =>
+const load = (path: string): Promise<TrainableModel> =>
   loadDiffusionModel(path, { provider: "cpu", cacheDir: temporaryFolder(), threads: 1 });
 
 describe("reference cases", () => {
@@ -51,7 +51,7 @@ function largestDifference(a: TensorF32, b: TensorF32): number {
 
 describe("one loaded model", () => {
   const cacheDir = mkdtempSync(join(tmpdir(), "atelier-test-"));
-  let model: DiffusionModel;
+  let model: TrainableModel;
   beforeAll(async () => {
     model = await loadDiffusionModel(goldenModel, { provider: "cpu", cacheDir, threads: 1 });
   });
