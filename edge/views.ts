@@ -56,7 +56,8 @@ function generationView(stored: StoredJob, live: LiveState): GenerationView {
 }
 
 function jobView(stored: StoredJob, live: LiveState): JobView {
-  return { ...jobState(stored, live), kind: "generation", generation: sameUlid(stored.job.id, "generation") };
+  const { id, object, ...state } = jobState(stored, live);
+  return { id, object, kind: "generation", generation: sameUlid(id, "generation"), ...state };
 }
 
 /** Steps of a picture of a generation, or of a training. */

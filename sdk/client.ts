@@ -2,18 +2,34 @@ import type { z } from "zod";
 import type { AdapterView } from "../shared/adapter-resource.ts";
 import type { ErrorCode, Problem } from "../shared/errors.ts";
 import type { generationRequestSchema } from "../shared/generation.ts";
-import type { GenerationView, JobEvent, JobView } from "../shared/job.ts";
+import type { AnyJobView, GenerationView, JobEvent, JobView } from "../shared/job.ts";
 import type { ModelView } from "../shared/model.ts";
+import type { DatasetView, TrainingView } from "../shared/training-api.ts";
 import type { UploadView } from "../shared/upload.ts";
 import { Adapters } from "./adapters.ts";
+import { Datasets } from "./datasets.ts";
 import { readSse } from "./sse.ts";
+import { type TrainingRequest, Trainings } from "./trainings.ts";
 import type { Call, CallOptions, Transport } from "./transport.ts";
 import { Uploads } from "./uploads.ts";
 
 /** The client of Atelier's API for servers and browsers: fetch and nothing else at run time. */
 
 export type GenerationRequest = z.input<typeof generationRequestSchema>;
-export type { AdapterView, CallOptions, GenerationView, JobEvent, JobView, ModelView, Problem, UploadView };
+export type {
+  AdapterView,
+  AnyJobView,
+  CallOptions,
+  DatasetView,
+  GenerationView,
+  JobEvent,
+  JobView,
+  ModelView,
+  Problem,
+  TrainingRequest,
+  TrainingView,
+  UploadView,
+};
 
 export interface AtelierOptions {
   /** Where the API is, for example `https://atelier.example`. */
@@ -62,19 +78,27 @@ export class AtelierProblem extends Error {
 }
 
 const terminal = ["succeeded", "failed", "canceled"] as const satisfies readonly JobEvent["type"][];
-const eventTypes: readonly string[] = ["queued", "running", "progress", "picture", ...terminal] satisfies readonly JobEvent["type"][];
+const eventTypes: readonly string[] = [
+  ...["queued", "running", "progress", "picture"],
+  ...["phase", "step", "validation", "sample"],
+  ...terminal,
+] satisfies readonly string[];
 const RECONNECT_MS = 1000;
 
 export class Atelier {
   readonly #options: AtelierOptions;
   readonly uploads: Uploads;
   readonly adapters: Adapters;
+  readonly datasets: Datasets;
+  readonly trainings: Trainings;
 
   constructor(options: AtelierOptions) {
     this.#options = options;
     const transport: Transport = { json: (path, call) => this.#json(path, call), send: (path, call) => this.#send(path, call) };
     this.uploads = new Uploads(transport);
     this.adapters = new Adapters(transport, problem => new AtelierProblem(problem));
+    this.datasets = new Datasets(transport);
+    this.trainings = new Trainings(transport);
   }
 
   /**
@@ -117,13 +141,13 @@ export class Atelier {
     await this.#send(`/v1/generations/${encodeURIComponent(id)}`, { ...options, method: "DELETE" });
   }
 
-  /** A job by its id `job_…`. */
-  job(id: string, options: CallOptions = {}): Promise<JobView> {
+  /** A job by its id `job_…`: of a generation or of a training. */
+  job(id: string, options: CallOptions = {}): Promise<AnyJobView> {
     return this.#json(`/v1/jobs/${encodeURIComponent(id)}`, options);
   }
 
   /** Cancels a job. One that has ended stays as it is. */
-  cancel(job: string, options: CallOptions = {}): Promise<JobView> {
+  cancel(job: string, options: CallOptions = {}): Promise<AnyJobView> {
     return this.#json(`/v1/jobs/${encodeURIComponent(job)}/cancel`, { ...options, method: "POST" });
   }
 
@@ -182,7 +206,7 @@ export class Atelier {
   }
 
   /** The answer, or what is in its place: the service's problem, or the network's error. */
-  async #sendOnce(url: string, { method = "GET", json, file, headers, signal }: Call): Promise<Response | Error> {
+  async #sendOnce(url: string, { method = "GET", json, file, form, headers, signal }: Call): Promise<Response | Error> {
     const { apiKey, fetch: send = (to, init) => fetch(to, init) } = this.#options;
     try {
       const response = await send(url, {
@@ -190,6 +214,7 @@ export class Atelier {
         headers: { authorization: `Bearer ${apiKey}`, ...(json !== undefined && { "content-type": "application/json" }), ...headers },
         ...(json !== undefined && { body: JSON.stringify(json) }),
         ...(file && { body: file }),
+        ...(form && { body: form }),
         ...(signal && { signal }),
       });
       return response.ok ? response : await readProblem(response);

@@ -5,10 +5,11 @@ export interface CallOptions {
 }
 
 export interface Call extends CallOptions {
-  readonly method?: "GET" | "POST" | "PUT" | "DELETE";
+  readonly method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   readonly json?: unknown;
   /** A file, in place of JSON. */
   readonly file?: Blob;
+  readonly form?: FormData;
   readonly headers?: Readonly<Record<string, string>>;
 }
 

@@ -52,6 +52,34 @@ describe("uploads and adapters", () => {
     await expect(client.adapters.get(adapter.id)).rejects.toMatchObject({ code: "not_found" });
   });
 
+  it("make a dataset, and a training with it, which is canceled", async () => {
+    const client = await clientOf();
+    const picture = (content: string) => new File([pngFile(64, 64, content)], "same name.png", { type: "image/png" });
+    const dataset = await client.datasets.create({
+      name: "cats",
+      items: [
+        { file: picture("a"), caption: "a sks cat", mask: picture("mask") },
+        { file: picture("b"), split: "test" },
+      ],
+    });
+    expect(dataset.items.map(({ caption, split, mask }) => [caption, split, mask !== null]).sort()).toEqual([
+      ["", "test", false],
+      ["a sks cat", "train", true],
+    ]);
+    const { sha256 } = dataset.items.find(({ split }) => split === "test")!;
+    expect(await client.datasets.change(dataset.id, sha256, { caption: "a cat" })).toMatchObject({ caption: "a cat", split: "test" });
+    expect((await client.datasets.file(dataset.id, sha256)).size).toBe(pngFile(64, 64, "b").length);
+    const training = await client.trainings.create({ name: "cat", model: "pocket", dataset: dataset.id, settings: { method: "lora" } });
+    expect(await client.job(training.job.id)).toMatchObject({ kind: "training", training: training.id });
+    expect((await client.trainings.cancel(training.id)).status).toBe("canceled");
+    const events: string[] = [];
+    for await (const { type } of client.events(training.job.id)) events.push(type);
+    expect(events).toEqual(["queued", "canceled"]);
+    await client.trainings.delete(training.id);
+    await client.datasets.delete(dataset.id);
+    expect([(await client.trainings.list()).data, (await client.datasets.list()).data]).toEqual([[], []]);
+  });
+
   it("throw the reasons where an adapter is refused", async () => {
     const client = await clientOf();
     const files = [new File([pngFile()], "picture.safetensors")];

@@ -15,7 +15,7 @@ const routes = app.openAPIRegistry.definitions.flatMap(definition =>
 const clientRoutes = routes.filter(({ path }) => path.startsWith("/v1/"));
 const adminRoutes = routes.filter(({ path }) => path.startsWith("/admin/"));
 
-let ids: Record<"generations" | "jobs" | "pictures" | "uploads" | "adapters", string>;
+let ids: Record<"generations" | "jobs" | "pictures" | "uploads" | "adapters" | "datasets" | "trainings", string>;
 let writer: string;
 let reader: string;
 
@@ -33,19 +33,34 @@ beforeAll(async () => {
     pictures: generation.pictures[0]!.id!,
     uploads: upload.id,
     adapters: adapter.id,
+    ...(await trainingOf(owner.key, upload.id)),
   };
   writer = (await newKey()).key;
   reader = (await newKey(["read"])).key;
 });
 
+/** A dataset of one upload, and a training with it. */
+async function trainingOf(key: string, image: string): Promise<{ datasets: string; trainings: string }> {
+  const made = async (path: string, json: unknown) => (await (await call(path, { method: "POST", key, json })).json<{ id: string }>()).id;
+  const datasets = await made("/v1/datasets", { name: "set", items: [{ image }] });
+  const trainings = await made("/v1/trainings", { name: "t", model: "pocket", dataset: datasets, settings: { method: "lora" } });
+  return { datasets, trainings };
+}
+
 function request({ method, path }: Route, key: string | undefined) {
   const [, , resource] = path.split("/");
   const id = Object.entries(ids).find(([name]) => name === resource)?.[1] ?? ids.generations;
-  const filled = path.replace("{id}", id).replace("{name}", "pocket").replace("{pool}", "default").replace("{sha256}", "0".repeat(64));
+  const filled = path
+    .replace("{id}", id)
+    .replace("{name}", "pocket")
+    .replace("{pool}", "default")
+    .replace("{sha256}", "0".repeat(64))
+    .replace("{path}", "report.json");
   return call(filled, {
     method,
     ...(key !== undefined && { key }),
     ...((method === "POST" || method === "PUT") && !path.endsWith("cancel") && { json: { prompt: "x" } }),
+    ...(method === "PATCH" && { json: { caption: "x" } }),
   });
 }
 
@@ -85,7 +100,7 @@ describe.each(clientRoutes)("$method $path", route => {
   });
 
   it.runIf(route.path.includes("{id}"))("answers malformed ids as unknown ones", async () => {
-    expect((await call(route.path.replace("{id}", "nothing"), { method: route.method, key: writer })).status).toBe(404);
+    expect((await request({ ...route, path: route.path.replace("{id}", "nothing") }, writer)).status).toBe(404);
   });
 });
 
