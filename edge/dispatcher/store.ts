@@ -3,7 +3,7 @@ import type { ExecutionResult, Lease } from "../../shared/protocol.ts";
 import type { ExecutionKind } from "../../shared/signing.ts";
 import type { Choice } from "./policy.ts";
 import { type ExecutionRow, first, type LeaseRow, type Outcome } from "./tables.ts";
-import { settleDelay, stallsAt, type Times, TOMBSTONE_MS } from "./times.ts";
+import { settleDelay, stallsAt, type Times, TOMBSTONE_MS, TRAINING_STEP_MS } from "./times.ts";
 
 /**
  * The state machine of a pool's executions: transitions in SQL, each in one synchronous piece. No sockets, no clock, no D1:
@@ -93,19 +93,20 @@ export function lease(sql: SqlStorage, { executions, instance, overtaken }: Choi
   sql.exec("UPDATE instances SET ready = ready - 1, last_granted = ? WHERE id = ?", grants, instance);
   if (overtaken !== null) sql.exec("UPDATE executions SET overtaken = overtaken + 1 WHERE id = ?", overtaken);
   return executions.map(execution => {
-    const { epoch, tenant, deadline_at } = sql
-      .exec<{ epoch: number; tenant: string; deadline_at: number }>(
+    const { epoch, tenant, kind, deadline_at } = sql
+      .exec<{ epoch: number; tenant: string; kind: ExecutionKind; deadline_at: number }>(
         `UPDATE executions SET state = 'leased', front = 0, epoch = epoch + 1, batch_size = ? WHERE id = ? AND state = 'queued'
-         RETURNING epoch, tenant, deadline_at`,
+         RETURNING epoch, tenant, kind, deadline_at`,
         ...[executions.length, execution],
       )
       .one();
     sql.exec("UPDATE tenants SET served = ? WHERE id = ?", grants, tenant);
     return sql
       .exec<LeaseRow>(
-        `INSERT INTO leases (execution, epoch, instance, ack_deadline, last_heartbeat, counter_changed_at, attempt_deadline, grant_number)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING *`,
+        `INSERT INTO leases (execution, epoch, instance, ack_deadline, last_heartbeat, counter_changed_at, attempt_deadline, grant_number, step_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *`,
         ...[execution, epoch, instance, now + times.ack, now, now, deadline_at || now + times.attempt * executions.length, grants],
+        kind === "training" ? TRAINING_STEP_MS : 0,
       )
       .one();
   });

@@ -30,6 +30,9 @@ export function timesOf(settings: Settings): Times {
 /** A computation counts as hung after so many of its slowest step, where that is more than the least time. */
 const STALL_STEPS = 8;
 
+/** What counts as a training's slowest step from the start, in milliseconds: opening its sessions is one call that says nothing meanwhile. */
+export const TRAINING_STEP_MS = 60_000;
+
 /** SQL over a row of `leases`: when its computation counts as hung. */
 export function stallsAt({ stall }: Times): string {
   return `counter_changed_at + max(${stall}, ${STALL_STEPS} * step_ms)`;

@@ -386,6 +386,23 @@ describe("trainings", () => {
     });
   });
 
+  it("may open their sessions longer than a picture's step takes before they count as hung", async () => {
+    const held = await withSql(newPool(), sql => {
+      connect(sql, "r", { n: 2, trains: true });
+      queue(sql, "t1", { kind: "training" });
+      queue(sql, "p");
+      grantAll(sql);
+      const beat = (now: number) => sql.exec("UPDATE leases SET last_heartbeat = ?", now);
+      const at = (now: number) => {
+        beat(now);
+        store.expire(sql, now, times);
+        return leased(sql).map(({ execution }) => execution);
+      };
+      return [at(29_000), at(31_000), at(479_000), at(481_000)];
+    });
+    expect(held).toEqual([["p", "t1"], ["t1"], ["t1"], []]);
+  });
+
   it("leave half of the runners to pictures", async () => {
     const granted = await withSql(newPool(), sql => {
       for (const instance of ["a", "b", "c", "d"]) connect(sql, instance, { trains: true });
