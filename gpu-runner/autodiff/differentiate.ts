@@ -32,7 +32,7 @@ export function bindSizes(graph: Graph, sizes: Sizes): Graph {
  * Throws GraphError for a name that is none and for a symbolic dim.
  */
 export function differentiate(source: Graph, { of, wrt }: { of: readonly string[]; wrt: readonly string[] }): Graph {
-  const { graph, values } = copyGraph(source, shape => requireNumbers(source, shape));
+  const { graph, values } = copyGraph(source, shape => requireNumbers(source, shape), { inOrder: true });
   keepOutputs(source, graph, values);
   const inputs = wrt.map(name =>
     found(

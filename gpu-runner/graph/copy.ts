@@ -6,8 +6,9 @@ import { Graph, type Value } from "./ir.ts";
 export function copyGraph(
   source: Graph,
   shapeOf: (shape: Shape) => readonly number[],
+  { inOrder }: { inOrder: boolean } = source,
 ): { graph: Graph; values: ReadonlyMap<Value, Value> } {
-  const graph = new Graph(source.name);
+  const graph = new Graph(source.name, { inOrder });
   const values = new Map<Value, Value>();
   for (const input of source.inputs) values.set(input, graph.input(input.name, shapeOf(input.shape), input.dtype));
   for (const weight of source.weights) values.set(weight, graph.weight(weight.stored!, shapeOf(weight.shape)));

@@ -58,10 +58,16 @@ export class Graph {
   readonly weights: Value[] = [];
   readonly nodes: Node[] = [];
   readonly outputs: { name: string; value: Value }[] = [];
+  /**
+   * Whether nodes are to run as near to the order of their making as their use allows, rather than in the provider's own order:
+   * a graph with gradients holds far less at once so.
+   */
+  readonly inOrder: boolean;
   readonly #names = new Set<string>();
 
-  constructor(name: string) {
+  constructor(name: string, { inOrder }: { inOrder: boolean } = { inOrder: false }) {
     this.name = name;
+    this.inOrder = inOrder;
   }
 
   /** A tensor fed at run time. Each symbol of the graph must stand alone as a dim of some input, which is where its size is read. */

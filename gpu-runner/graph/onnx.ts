@@ -240,7 +240,9 @@ export class OnnxBuilder {
     const outputs = new Set(this.#graph.outputs.map(output => output.name));
     const graph = create(GraphProtoSchema, {
       name: this.#graph.name,
-      node: this.#whole.nodes,
+      // ONNX Runtime walks back from the outputs, at each node first to the input whose maker has the highest index: so, from the last
+      // index to the first, what was made first runs first. Left alone it runs the whole backward chain before the gradients beside it.
+      node: this.#graph.inOrder ? this.#whole.nodes.toReversed() : this.#whole.nodes,
       initializer: [
         ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location)),
         ...this.#inline.values(),
