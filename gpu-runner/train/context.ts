@@ -5,6 +5,7 @@ import type { TensorF32 } from "../components.ts";
 import type { PictureContext, PictureModel } from "../pipeline/context.ts";
 import type { RgbPicture } from "../pipeline/input-picture.ts";
 import type { CheckpointArrays } from "./checkpoint.ts";
+import type { ResultTensor } from "./export/result.ts";
 import type { TrainingStep } from "./step.ts";
 import type { TrainedTensors } from "./trained-tensors.ts";
 
@@ -25,6 +26,8 @@ export interface OpenedStep {
   step: TrainingStep;
   /** IP-Adapter: what its image projection reads of a picture, [1, E] or [1, P, E]. */
   embed?: (picture: RgbPicture) => Promise<TensorF32>;
+  /** hyper-lora: the LoRA that it predicts for each concept, as diffusers names its tensors. */
+  predicted?: () => Promise<readonly (readonly ResultTensor[])[]>;
 }
 
 export interface TrainingContext {

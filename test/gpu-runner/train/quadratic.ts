@@ -1,22 +1,27 @@
 /** The smallest real training step: the prediction is the trained tensor itself, whatever the sample; and AdamW in plain numbers. */
 import type { Optimiser } from "../../../gpu-runner/train/context.ts";
 import type { StepBatch, TrainingStep } from "../../../gpu-runner/train/step.ts";
-import { TrainedTensors } from "../../../gpu-runner/train/trained-tensors.ts";
+import { type TrainedTensor, TrainedTensors } from "../../../gpu-runner/train/trained-tensors.ts";
 import type { TrainingRequest } from "../../../shared/training.ts";
 
-/** @param shape of the latents, [C, h, w] */
-export function quadraticStep(shape: readonly [number, number, number], seen: StepBatch[] = []): TrainingStep {
-  const tensors = new TrainedTensors([{ name: "prediction", shape, group: "main" }]);
+/** @param shape of the latents, [C, h, w] @param list of tensors, whose values are repeated to fill them */
+export function quadraticStep(
+  shape: readonly [number, number, number],
+  seen: StepBatch[] = [],
+  list: readonly TrainedTensor[] = [{ name: "prediction", shape, group: "main" }],
+): TrainingStep {
+  const tensors = new TrainedTensors(list);
   const size = shape[0] * shape[1] * shape[2];
   const plane = shape[1] * shape[2];
+  const count = tensors.values.length;
   const each = (batch: StepBatch, prediction: Float32Array, gradients: Float32Array | null) =>
     batch.timesteps.map((_, item) => {
       let loss = 0;
       for (let i = 0; i < size; i++) {
         const weight = batch.lossWeights.data[item * plane + (i % plane)]!;
-        const error = prediction[i]! - batch.target.data[item * size + i]!;
+        const error = prediction[i % count]! - batch.target.data[item * size + i]!;
         loss += (weight * error * error) / size;
-        if (gradients) gradients[i]! += (2 * weight * error) / size;
+        if (gradients) gradients[i % count]! += (2 * weight * error) / size;
       }
       return loss;
     });

@@ -1,0 +1,303 @@
+/** A training from its request to its files and report: the phases in their order. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { canonicalize, sha256Hex } from "../../shared/canonical.ts";
+import type { TrainingEvent, TrainingReport, TrainingRequest, TrainingResult, TrainingScores } from "../../shared/training.ts";
+import type { Picture } from "../pipeline/context.ts";
+import { readPicture, toTensor } from "../pipeline/input-picture.ts";
+import { encodeMean } from "../pipeline/latents.ts";
+import { type BatchSettings, trainingAlphas } from "./batch.ts";
+import { loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import type { OpenedStep, Optimiser, TrainingContext } from "./context.ts";
+import { CaptionStates, type PreparedItem, prepareItems, splitItems } from "./dataset.ts";
+import { type Exported, exportResult } from "./export/index.ts";
+import { describeFile, type ResultTensor } from "./export/result.ts";
+import { makePicture, type OwnAdapter, ownRequest, priorItems } from "./own-pictures.ts";
+import { ownUse } from "./own-use.ts";
+import { datasetHash, thinned } from "./report.ts";
+import { scoreTraining, withoutToken } from "./scores.ts";
+import { TrainingRun } from "./training-run.ts";
+
+const calibrationSteps = 3;
+/** Pictures with and without the adapter that the drift is measured on. */
+const driftPictures = 4;
+
+interface Opened extends OpenedStep {
+  optimiser: Optimiser;
+  run: TrainingRun;
+  settings: BatchSettings;
+  test: readonly PreparedItem[];
+  prior: readonly PreparedItem[];
+  /** DreamBooth: the weights before training. */
+  base: ReadonlyMap<string, Float32Array> | null;
+  /** Greatest resident set so far, in bytes. */
+  memory: { peak: number };
+}
+
+/**
+ * Computes a training. Its files lie below `context.folder`.
+ * @throws the reason of `signal` after a last checkpoint; RangeError for data or settings that cannot be trained; other errors where
+ * computing fails
+ */
+export async function train(request: TrainingRequest, context: TrainingContext): Promise<TrainingResult> {
+  phase(context, "loading");
+  const opened = await context.openStep(request);
+  let optimiser: Optimiser | null = null;
+  try {
+    optimiser = await context.openOptimiser(opened.step.tensors, request.optimizer);
+    const training = await prepare(request, context, opened, optimiser);
+    if (request.dry_run) return await calibrate(request, context, training);
+    if (context.resumeFrom !== null)
+      Object.assign(training.run.progress, loadCheckpoint(context.resumeFrom, training.run.arrays, training.run.progress.request));
+    phase(context, "training");
+    const endedBy = await loop(request, context, training);
+    training.run.finish();
+    return await finish(request, context, training, endedBy);
+  } finally {
+    await optimiser?.release();
+    await opened.step.release();
+  }
+}
+
+function phase({ onEvent }: TrainingContext, name: Extract<TrainingEvent, { type: "phase" }>["phase"]): void {
+  onEvent({ type: "phase", phase: name });
+}
+
+async function prepare(request: TrainingRequest, context: TrainingContext, opened: OpenedStep, optimiser: Optimiser): Promise<Opened> {
+  const { step } = opened;
+  const { tensors } = step;
+  const isFull = request.settings.method === "dreambooth";
+  const base = isFull ? new Map(tensors.list.map(({ name }) => [name, tensors.value(name).data.slice()])) : null;
+  const memory = { peak: process.memoryUsage.rss() };
+  const split = splitItems(request.items);
+  phase(context, "caching");
+  const { resolution, flip } = request;
+  const options = { resolution, flip, cacheDir: context.cacheDir, file: context.file };
+  const train = await prepareItems(context.model, { ...options, items: split.train });
+  const test = await prepareItems(context.model, { ...options, flip: false, items: split.test });
+  if (request.settings.method === "dreambooth" && request.settings.prior_pictures > 0) phase(context, "prior");
+  const own = await priorItems(request, context);
+  const prior = await prepareItems(context.model, { ...options, items: own.items, file: own.file });
+  const settings: BatchSettings = {
+    request,
+    model: context.model,
+    alphas: trainingAlphas(context.model, request.loss),
+    captions: trainsText(request) ? null : new CaptionStates(context.model),
+    ...(opened.embed && { embed: opened.embed }),
+  };
+  const run = new TrainingRun(step, optimiser, settings, { train, test, prior }, await sha256Hex(canonicalize(request)));
+  return { ...opened, optimiser, run, settings, test, prior, base, memory };
+}
+
+function trainsText({ settings }: TrainingRequest): boolean {
+  if (settings.method === "textual-inversion") return true;
+  return (settings.method === "lora" || settings.method === "dreambooth") && settings.text_encoder;
+}
+
+/** A few steps to tell what the whole would take; nothing is kept. */
+async function calibrate(request: TrainingRequest, context: TrainingContext, training: Opened): Promise<TrainingResult> {
+  phase(context, "calibrating");
+  const times: number[] = [];
+  for (let i = 0; i < calibrationSteps; i++) {
+    context.signal?.throwIfAborted();
+    await context.yieldTo();
+    const before = performance.now();
+    await training.run.advance();
+    times.push(performance.now() - before);
+    watchMemory(training);
+  }
+  // The first step also compiles.
+  const [first = 0, ...rest] = times;
+  const perStep = rest.reduce((a, b) => a + b, 0) / rest.length / 1000;
+  const report = await makeReport(request, training, "steps", null);
+  const seconds = Math.max(first / 1000 - perStep, 0) + perStep * request.steps;
+  return { kind: "training", files: [], adapters: [], report: { ...report, steps: request.steps, seconds, seconds_per_step: perStep } };
+}
+
+function watchMemory({ memory }: Opened): void {
+  memory.peak = Math.max(memory.peak, process.memoryUsage.rss());
+}
+
+async function loop(request: TrainingRequest, context: TrainingContext, training: Opened): Promise<TrainingReport["ended_by"]> {
+  const { run } = training;
+  const { progress } = run;
+  const checkpoint = join(context.folder, "checkpoint.safetensors");
+  const save = async () => {
+    saveCheckpoint(checkpoint, run.arrays, progress);
+    await context.onCheckpoint(checkpoint, progress.step);
+  };
+  let isSaved = true;
+  while (progress.step < request.steps) {
+    await context.yieldTo();
+    if (context.signal?.aborted) {
+      if (!isSaved) await save();
+      context.signal.throwIfAborted();
+    }
+    if (request.budget_ms !== null && progress.computed_ms >= request.budget_ms) return "budget";
+    if (context.deadline !== null && Date.now() >= context.deadline) return "deadline";
+    const before = performance.now();
+    await advance(request, context, training);
+    progress.computed_ms += performance.now() - before;
+    isSaved = progress.step % request.checkpoint_every === 0;
+    if (isSaved) await save();
+    if (request.sample_every !== null && progress.step % request.sample_every === 0) await sample(request, context, training);
+  }
+  return "steps";
+}
+
+/** One step and what is said of it. */
+async function advance(request: TrainingRequest, context: TrainingContext, training: Opened): Promise<void> {
+  const { run } = training;
+  const { loss, smoothedLoss, learningRate } = await run.advance();
+  const { step, computed_ms } = run.progress;
+  watchMemory(training);
+  const perStep = step > 1 ? computed_ms / (step - 1) : 0;
+  const wanted = ((request.steps - step) * perStep) / 1000;
+  const allowed = request.budget_ms === null ? Number.POSITIVE_INFINITY : Math.max(request.budget_ms - computed_ms, 0) / 1000;
+  context.onEvent({
+    type: "step",
+    step,
+    steps: request.steps,
+    loss,
+    smoothed_loss: smoothedLoss,
+    learning_rate: learningRate,
+    seconds_left: Math.min(wanted, allowed),
+    memory_bytes: training.memory.peak,
+  });
+  if (step % request.validate_every !== 0 && step !== request.steps) return;
+  const validated = await run.validate();
+  if (validated) context.onEvent({ type: "validation", step, ...validated });
+}
+
+/** The trained tensors as they stand, below a folder of the training's own. */
+async function exportTensors(request: TrainingRequest, context: TrainingContext, training: Opened, folder: string): Promise<Exported> {
+  const { tensors } = training.step;
+  mkdirSync(folder, { recursive: true });
+  const list = tensors.list.map(({ name }): ResultTensor => ({ name, ...tensors.value(name) }));
+  return exportResult({
+    folder,
+    request,
+    description: context.model.model.description,
+    tensors: list,
+    base: training.base,
+    predicted: (await training.predicted?.()) ?? null,
+    metadata: {
+      ss_base_model_version: context.model.model.description.family,
+      ss_learning_rate: String(request.optimizer.learning_rate),
+      ss_steps: String(training.run.progress.step),
+      ss_seed: String(request.seed),
+      ss_resolution: `(${request.resolution}, ${request.resolution})`,
+      ss_num_train_images: String(request.items.length),
+      ss_total_batch_size: String(request.batch_size * request.accumulation),
+      ss_min_snr_gamma: String(request.loss.min_snr_gamma ?? "None"),
+      ss_training_comment: `atelier ${request.settings.method}`,
+    },
+  });
+}
+
+/** Words stand beside one another; of LoRAs that are one concept's each, the first is shown. */
+async function ownAdapters(request: TrainingRequest, { kind, adapters }: Exported, folder: string): Promise<OwnAdapter[]> {
+  const shown = kind === "textual-inversion" ? adapters : adapters.slice(0, 1);
+  const uses: OwnAdapter[] = [];
+  for (const [concept, { files }] of shown.entries()) uses.push(await ownUse(request, kind, folder, files, concept));
+  return uses;
+}
+
+/** The sample prompts with the adapter as it stands. */
+async function sample(request: TrainingRequest, context: TrainingContext, training: Opened): Promise<Picture[]> {
+  if (request.sample_prompts.length === 0) return [];
+  const folder = join(context.folder, "sample");
+  const adapters = await training.run.withKept(async () =>
+    ownAdapters(request, await exportTensors(request, context, training, folder), folder),
+  );
+  const pictures: Picture[] = [];
+  for (const prompt of request.sample_prompts) {
+    const uses = adapters.map(({ use }) => use);
+    const picture = await makePicture(
+      context,
+      ownRequest(request, context, { prompt, seed: request.seed, adapters: uses, format: "webp" }),
+      adapters,
+    );
+    pictures.push(picture);
+    const preview = `data:${picture.mediaType};base64,${Buffer.from(picture.bytes).toString("base64")}`;
+    context.onEvent({ type: "sample", step: training.run.progress.step, prompt, preview });
+  }
+  return pictures;
+}
+
+async function finish(
+  request: TrainingRequest,
+  context: TrainingContext,
+  training: Opened,
+  endedBy: TrainingReport["ended_by"],
+): Promise<TrainingResult> {
+  const folder = join(context.folder, "result");
+  phase(context, "exporting");
+  const exported = await exportTensors(request, context, training, folder);
+  phase(context, "scoring");
+  const isLate = endedBy === "deadline";
+  const scores = isLate ? null : await score(request, context, training, await ownAdapters(request, exported, folder));
+  const report = await makeReport(request, training, endedBy, scores);
+  writeFileSync(join(folder, "report.json"), `${JSON.stringify({ ...report, request }, null, 1)}\n`);
+  const files = [];
+  for (const path of [...exported.paths, "report.json"]) files.push(await describeFile(folder, path));
+  return { kind: "training", files, adapters: exported.adapters, report: thinned(report) };
+}
+
+async function score(
+  request: TrainingRequest,
+  context: TrainingContext,
+  training: Opened,
+  adapters: readonly OwnAdapter[],
+): Promise<TrainingScores | null> {
+  if (training.test.length === 0) return null;
+  const captions = [...new Set(training.test.map(({ item }) => withoutToken(item.caption, request)))];
+  const drifts: number[] = [];
+  for (let i = 0; i < driftPictures; i++) {
+    const own = { prompt: captions[i % captions.length]!, seed: (request.seed + i) % 2 ** 32 };
+    drifts.push(await driftOf(request, context, own, adapters));
+  }
+  return scoreTraining(training.step, training.settings, { own: training.test, generic: training.prior, drifts });
+}
+
+/** How far the latents of a picture move by the adapter: root mean squares of the difference over that of the base's latents. */
+async function driftOf(
+  request: TrainingRequest,
+  context: TrainingContext,
+  own: { prompt: string; seed: number },
+  adapters: readonly OwnAdapter[],
+): Promise<number> {
+  const latents: Float32Array[] = [];
+  for (const used of [[], adapters]) {
+    const picture = await makePicture(context, ownRequest(request, context, { ...own, adapters: used.map(({ use }) => use) }), used);
+    const path = join(context.folder, "drift.png");
+    writeFileSync(path, picture.bytes);
+    latents.push(await encodeMean(context.model.model, toTensor(await readPicture(path, "picture")), false));
+  }
+  const [base, adapted] = latents as [Float32Array, Float32Array];
+  const squares = (values: Float32Array) => values.reduce((sum, value) => sum + value * value, 0);
+  return Math.sqrt(squares(adapted.map((value, i) => value - base[i]!)) / squares(base));
+}
+
+async function makeReport(
+  request: TrainingRequest,
+  { run: { progress }, step, memory }: Opened,
+  endedBy: TrainingReport["ended_by"],
+  scores: TrainingScores | null,
+): Promise<TrainingReport> {
+  const seconds = progress.computed_ms / 1000;
+  return {
+    method: request.settings.method,
+    dataset_hash: await datasetHash(request),
+    steps: progress.step,
+    ended_by: endedBy,
+    losses: progress.losses,
+    validation: progress.validation,
+    best_step: progress.best?.step ?? progress.step,
+    seconds,
+    seconds_per_step: progress.step === 0 ? 0 : seconds / progress.step,
+    peak_memory_bytes: memory.peak,
+    trained_parameters: step.tensors.values.length,
+    scores,
+  };
+}
