@@ -2,6 +2,7 @@ import { z } from "zod";
 import { sha256Hex } from "../shared/canonical.ts";
 import { AtelierError, type FieldError } from "../shared/errors.ts";
 import { parseJson } from "../shared/json.ts";
+import { datasetItemSchema } from "../shared/training.ts";
 import {
   type DatasetItemView,
   type DatasetLine,
@@ -17,12 +18,14 @@ import type { TenantStore } from "./tenant.ts";
 import type { DatasetFileRow, DatasetItemRow, StoredDataset } from "./tenant-datasets.ts";
 import { datasetKey } from "./training-files.ts";
 import { checkedSize, mediaTypeOf } from "./uploads.ts";
-import { readZip } from "./zip.ts";
+import { type PackedFile, readZip } from "./zip.ts";
 
 /** Collects the pictures of a dataset: from a form, from a zip in it, or from uploads and pictures that there are. */
 
-/** A Worker has 128 MB: the zip and what it unpacks to are in memory together. */
-const MAX_UNPACKED_BYTES = 48 * 1024 * 1024;
+/** Of all files of a zip. */
+const MAX_UNPACKED_BYTES = 128 * 1024 * 1024;
+/** Of captions and metadata, each. */
+const MAX_TEXT_BYTES = 4 * 1024 * 1024;
 const MAX_FILES = 2 * MAX_DATASET_PICTURES;
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -45,8 +48,7 @@ async function storePicture(env: Env, tenant: string, bytes: Bytes, field: strin
   if (media_type === undefined || !size?.width || !size.height)
     throw wrong([{ field, expected: "a png, webp or jpeg picture whose header tells its size", got: `${bytes.length} bytes` }]);
   const sha256 = await sha256Hex(bytes);
-  const key = datasetKey(tenant, sha256);
-  if (!(await env.BUCKET.head(key))) await env.BUCKET.put(key, bytes, { sha256, httpMetadata: { contentType: media_type } });
+  await env.BUCKET.put(datasetKey(tenant, sha256), bytes, { sha256, httpMetadata: { contentType: media_type } });
   return { sha256, bytes: bytes.length, media_type, width: size.width, height: size.height };
 }
 
@@ -91,7 +93,8 @@ export async function collectReferences(env: Env, store: TenantStore, { items }:
 
 /** What a form brings: files by name, and what is said of them. */
 interface Brought {
-  readonly pictures: ReadonlyMap<string, Bytes>;
+  /** Read one after the other: a Worker has 128 MB. */
+  readonly pictures: ReadonlyMap<string, PackedFile>;
   readonly lines: readonly DatasetLine[];
 }
 
@@ -102,7 +105,7 @@ interface Brought {
 export async function collectForm(env: Env, store: TenantStore, form: FormData): Promise<Collected> {
   const { pictures, lines } = await readForm(form);
   const files = new Map<string, NewFile>();
-  for (const [name, bytes] of pictures) files.set(name, await storePicture(env, store.tenant, bytes, name));
+  for (const [name, read] of pictures) files.set(name, await storePicture(env, store.tenant, await read(), name));
   const errors = lines.flatMap(line =>
     [line.file_name, line.mask, line.condition]
       .filter(name => name !== undefined && !files.has(name))
@@ -120,13 +123,13 @@ export async function collectForm(env: Env, store: TenantStore, form: FormData):
 }
 
 async function readForm(form: FormData): Promise<Brought> {
-  const named = new Map<string, Bytes>();
+  const named = new Map<string, PackedFile>();
   for (const entry of form.getAll("file"))
-    if (entry instanceof File) named.set(baseName(entry.name), new Uint8Array(await entry.arrayBuffer()));
+    if (entry instanceof File) named.set(baseName(entry.name), async () => new Uint8Array(await entry.arrayBuffer()));
   const zip = form.get("zip");
   if (zip instanceof File) {
-    const unpacked = await readZip(new Uint8Array(await zip.arrayBuffer()), { files: MAX_FILES, bytes: MAX_UNPACKED_BYTES });
-    for (const [path, bytes] of unpacked) if (!isHidden(path)) named.set(baseName(path), bytes);
+    const packed = readZip(new Uint8Array(await zip.arrayBuffer()), { files: MAX_FILES, bytes: MAX_UNPACKED_BYTES });
+    for (const [path, read] of packed) if (!isHidden(path)) named.set(baseName(path), read);
   }
   if (named.size > MAX_FILES) throw wrong([{ field: "file", expected: `at most ${MAX_FILES} files`, got: String(named.size) }]);
   const take = async (field: string, name: string) => {
@@ -134,21 +137,28 @@ async function readForm(form: FormData): Promise<Brought> {
     const file = named.get(name);
     named.delete(name);
     if (given !== null) return typeof given === "string" ? given : given.text();
-    return file && new TextDecoder().decode(file);
+    return file && textOf(name, await file());
   };
   const captions = parseCaptions(await take("captions", "captions.json"));
   const metadata = parseLines(await take("metadata", "metadata.jsonl"));
-  for (const [name, bytes] of named) {
+  for (const [name, read] of named) {
     if (!name.endsWith(".txt")) continue;
     named.delete(name);
-    captions.set(stem(name), new TextDecoder().decode(bytes).trim());
+    const caption = captionSchema.safeParse(textOf(name, await read()).trim());
+    if (!caption.success) throw wrong([{ field: name, expected: "a caption of at most 2000 characters", got: "more" }]);
+    captions.set(stem(name), caption.data);
   }
   return { pictures: named, lines: withCaptions(named, metadata, captions) };
 }
 
+function textOf(field: string, bytes: Bytes): string {
+  if (bytes.length > MAX_TEXT_BYTES) throw wrong([{ field, expected: `at most ${MAX_TEXT_BYTES} bytes`, got: String(bytes.length) }]);
+  return new TextDecoder().decode(bytes);
+}
+
 /** Every picture that is said something of, and those that nobody says anything of and that are no mask or condition. */
 function withCaptions(
-  pictures: ReadonlyMap<string, Bytes>,
+  pictures: ReadonlyMap<string, PackedFile>,
   metadata: readonly DatasetLine[],
   captions: ReadonlyMap<string, string>,
 ): DatasetLine[] {
@@ -160,9 +170,11 @@ function withCaptions(
   }));
 }
 
+const captionSchema = datasetItemSchema.shape.caption;
+
 function parseCaptions(text: string | undefined): Map<string, string> {
   if (text === undefined) return new Map();
-  const captions = z.record(z.string(), z.string().max(2000)).safeParse(parseJson(text));
+  const captions = z.record(z.string(), captionSchema).safeParse(parseJson(text));
   if (!captions.success) throw wrong([{ field: "captions", expected: "JSON that gives each file name its caption" }]);
   return new Map(Object.entries(captions.data));
 }

@@ -1,4 +1,5 @@
 import { AtelierError } from "../shared/errors.ts";
+import { MAX_INPUT_BYTES } from "../shared/upload.ts";
 
 /** Reads zip files that are in memory (PKWARE APPNOTE 6.3.10): stored and deflated entries, without encryption, ZIP64 or several disks. */
 
@@ -18,31 +19,34 @@ function refuse(expected: string, got: string): AtelierError {
   return new AtelierError("invalid_request", undefined, { errors: [{ field: "zip", expected, got }] });
 }
 
+/** A file that is unpacked when it is asked for, so that a zip is never in memory unpacked as a whole. */
+export type PackedFile = () => Promise<Uint8Array<ArrayBuffer>>;
+
 /** The files of a zip by their names; folders are left out. @throws AtelierError invalid_request that says what is wrong with it */
-export async function readZip(zip: Uint8Array<ArrayBuffer>, limits: ZipLimits): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+export function readZip(zip: Uint8Array<ArrayBuffer>, limits: ZipLimits): Map<string, PackedFile> {
   try {
-    return await readEntries(zip, limits);
+    return readEntries(zip, limits);
   } catch (error) {
     if (error instanceof RangeError) throw refuse("a zip file", "one that breaks off");
     throw error;
   }
 }
 
-async function readEntries(zip: Uint8Array<ArrayBuffer>, limits: ZipLimits): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+function readEntries(zip: Uint8Array<ArrayBuffer>, limits: ZipLimits): Map<string, PackedFile> {
   const view = new DataView(zip.buffer, zip.byteOffset, zip.byteLength);
   const end = findEnd(view);
   const count = view.getUint16(end + 10, true);
   if (count > limits.files) throw refuse(`at most ${limits.files} files`, String(count));
-  const files = new Map<string, Uint8Array<ArrayBuffer>>();
+  const files = new Map<string, PackedFile>();
   let left = limits.bytes;
   for (let i = 0, at = view.getUint32(end + 16, true); i < count; i++) {
     if (view.getUint32(at, true) !== ENTRY) throw refuse("a zip file", "one whose directory is damaged");
     const nameBytes = view.getUint16(at + 28, true);
     const name = new TextDecoder().decode(zip.subarray(at + 46, at + 46 + nameBytes));
     if (!name.endsWith("/")) {
-      const content = await unpack(zip, view, at, name, left);
-      left -= content.length;
-      files.set(name, content);
+      files.set(name, packedFile(zip, view, at, name));
+      left -= view.getUint32(at + 24, true);
+      if (left < 0) throw refuse(`at most ${limits.bytes} bytes unpacked`, "more");
     }
     at += 46 + nameBytes + view.getUint16(at + 30, true) + view.getUint16(at + 32, true);
   }
@@ -55,26 +59,22 @@ function findEnd(view: DataView): number {
   throw refuse("a zip file", "no end of a zip file's directory");
 }
 
-/** The content of the entry whose row of the directory is at `at`; `most`: bytes that it may have. */
-async function unpack(
-  zip: Uint8Array<ArrayBuffer>,
-  view: DataView,
-  at: number,
-  name: string,
-  most: number,
-): Promise<Uint8Array<ArrayBuffer>> {
+/** The entry whose row of the directory is at `at`. */
+function packedFile(zip: Uint8Array<ArrayBuffer>, view: DataView, at: number, name: string): PackedFile {
   const [flags, method] = [view.getUint16(at + 8, true), view.getUint16(at + 10, true)];
   const [packed, bytes] = [view.getUint32(at + 20, true), view.getUint32(at + 24, true)];
   if (flags & 1) throw refuse("files that are not encrypted", name);
-  if (bytes > most) throw refuse("less unpacked", `${name} of ${bytes} bytes`);
+  if (bytes > MAX_INPUT_BYTES) throw refuse(`files of at most ${MAX_INPUT_BYTES} bytes`, `${name} of ${bytes}`);
   const local = view.getUint32(at + 42, true);
   if (view.getUint32(local, true) !== LOCAL) throw refuse("a zip file", `one without the entry of ${name}`);
   const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
-  const content = zip.slice(start, start + packed);
-  if (content.length !== packed) throw refuse("a zip file", `one that breaks off in ${name}`);
-  if (method === 0 && packed === bytes) return content;
-  if (method !== 8) throw refuse("files that are stored or deflated", `${name} with method ${method}`);
-  return inflate(content, bytes, name);
+  if (start + packed > zip.length) throw refuse("a zip file", `one that breaks off in ${name}`);
+  if (method !== 8 && (method !== 0 || packed !== bytes))
+    throw refuse("files that are stored or deflated", `${name} with method ${method}`);
+  return async () => {
+    const content = zip.slice(start, start + packed);
+    return method === 0 ? content : inflate(content, bytes, name);
+  };
 }
 
 /** Unpacks no more than was announced, whatever the stream holds. */

@@ -137,6 +137,15 @@ describe("a dataset", () => {
       ),
     ).toEqual([400, [["metadata", "other.png"]]]);
     const zip = await zipFile({ "a.png": pngFile(8, 8, "z".repeat(300)) }, true);
+    const long = await zipFile({ "a.png": pngFile(8, 8, "a"), "a.txt": bytesOf("x".repeat(2001)) }, true);
+    expect(
+      await refusal(
+        await post([
+          ["name", "x"],
+          ["zip", long, "a.zip"],
+        ]),
+      ),
+    ).toEqual([400, [["a.txt", "more"]]]);
     // The announced size, in the directory: a small zip may not unpack to more than it says.
     const lying = zip.slice();
     const directory = new DataView(lying.buffer).getUint32(lying.length - 6, true);
