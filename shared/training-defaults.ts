@@ -1,88 +1,172 @@
+/**
+ * What a training has where its request leaves it open: what sd-scripts, diffusers' examples and A1111 recommend for published bases, and
+ * what was found on the pocket model for models of its size (docs/training.md).
+ */
 import type { ModelFamily } from "./model.ts";
 import type { LossSettings, MethodSettings, OptimizerSettings, TrainingDefaults, TrainingDefaultsOf, TrainingMethod } from "./training.ts";
 
-/** What a training does unless it is told otherwise. */
-
-/** Settings, steps and learning rate of each method for a model of published size. */
 interface Row {
-  readonly settings: MethodSettings;
-  readonly steps: number;
-  readonly learningRate: number;
-  readonly captionDropout: number;
+  settings: MethodSettings;
+  steps: number;
+  batch: number;
+  learningRate: number;
+  textLearningRate?: number;
+  weightDecay?: number;
+  captionDropout?: number;
+  schedule?: OptimizerSettings["schedule"];
+  warmup?: number;
+  ema?: number;
+  /** Of mirror images: wrong for what has sides, so off but for methods that learn a general skill. */
+  flip?: boolean;
 }
 
-const rows = {
+/** For published bases: hundreds of millions of parameters, trained on hundreds of millions of pictures. */
+const published = {
   lora: {
-    settings: { method: "lora", rank: 8, alpha: 8, targets: ["attention"], text_encoder: false, dora: false, start_from: null },
-    ...{ steps: 1000, learningRate: 1e-4, captionDropout: 0 },
+    settings: { method: "lora", rank: 16, alpha: 16, targets: ["attention"], text_encoder: false, dora: false, start_from: null },
+    steps: 1500,
+    batch: 1,
+    learningRate: 1e-4,
+    textLearningRate: 5e-5,
+    schedule: "cosine",
+    warmup: 50,
   },
   "textual-inversion": {
-    settings: { method: "textual-inversion", vectors: 4, initial: "*" },
-    ...{ steps: 2000, learningRate: 5e-3, captionDropout: 0 },
+    settings: { method: "textual-inversion", vectors: 4, initial: "object" },
+    steps: 3000,
+    batch: 1,
+    learningRate: 5e-3,
+    weightDecay: 0,
   },
   dreambooth: {
-    settings: { method: "dreambooth", text_encoder: false, prior_pictures: 100, prior_steps: 25, extract_rank: null },
-    ...{ steps: 800, learningRate: 2e-6, captionDropout: 0 },
+    settings: { method: "dreambooth", text_encoder: false, prior_pictures: 100, prior_steps: 30, extract_rank: 64 },
+    steps: 800,
+    batch: 1,
+    learningRate: 2e-6,
   },
   hypernetwork: {
     settings: { method: "hypernetwork", layer_structure: [1, 2, 1], activation: "linear", layer_norm: false, activate_output: false },
-    ...{ steps: 5000, learningRate: 5e-5, captionDropout: 0 },
+    steps: 5000,
+    batch: 1,
+    learningRate: 1e-5,
+    weightDecay: 0,
   },
   "hyper-lora": {
     settings: { method: "hyper-lora", rank: 4, fine_tune_steps: 0 },
-    ...{ steps: 3000, learningRate: 1e-4, captionDropout: 0 },
+    steps: 5000,
+    batch: 4,
+    learningRate: 5e-4,
+    warmup: 100,
+    schedule: "cosine",
   },
   "ip-adapter": {
     settings: { method: "ip-adapter", variant: "base", tokens: 4, picture_dropout: 0.05, image_encoder: null },
-    ...{ steps: 10_000, learningRate: 1e-4, captionDropout: 0.05 },
+    steps: 20_000,
+    batch: 4,
+    learningRate: 1e-4,
+    captionDropout: 0.05,
+    warmup: 200,
+    flip: true,
   },
   controlnet: {
     settings: { method: "controlnet", preprocess: null, condition_dropout: 0 },
-    ...{ steps: 10_000, learningRate: 1e-5, captionDropout: 0.1 },
+    steps: 20_000,
+    batch: 4,
+    learningRate: 1e-5,
+    captionDropout: 0.5,
+    warmup: 200,
   },
-} as const satisfies { [M in TrainingMethod]: Row & { readonly settings: { readonly method: M } } };
+} as const satisfies Record<TrainingMethod, Row>;
 
-/** Batch that keeps the memory of a step near that of the others. */
-const batchSizes = { sd1: 1, sd2: 1, sdxl: 1, "sdxl-refiner": 1 } as const satisfies Record<ModelFamily, number>;
+/** For small models, as studies/plans.ts found them on the pocket model: larger steps, fewer of them, larger batches. */
+const small = {
+  lora: {
+    settings: { ...published.lora.settings, rank: 8, alpha: 8, text_encoder: true },
+    steps: 100,
+    batch: 4,
+    learningRate: 3e-4,
+  },
+  "textual-inversion": {
+    ...published["textual-inversion"],
+    settings: { ...published["textual-inversion"].settings, vectors: 2 },
+    steps: 300,
+    batch: 4,
+    learningRate: 1e-2,
+  },
+  dreambooth: {
+    settings: { method: "dreambooth", text_encoder: true, prior_pictures: 32, prior_steps: 12, extract_rank: 32 },
+    steps: 100,
+    batch: 4,
+    learningRate: 1e-5,
+  },
+  hypernetwork: { ...published.hypernetwork, steps: 300, batch: 4, learningRate: 1e-3 },
+  "hyper-lora": { ...published["hyper-lora"], steps: 1000, learningRate: 1e-3, warmup: 50 },
+  "ip-adapter": { ...published["ip-adapter"], steps: 600, learningRate: 1e-3, captionDropout: 0.3, warmup: 10 },
+  controlnet: {
+    settings: { ...published.controlnet.settings, condition_dropout: 0.1 },
+    steps: 600,
+    batch: 4,
+    learningRate: 3e-4,
+    captionDropout: 0.3,
+    warmup: 10,
+  },
+} as const satisfies Record<TrainingMethod, Row>;
 
-/** Models of less text width than any published one take, by their width, larger steps and batches. */
-const PUBLISHED_WIDTH = 768;
+/** Parameters in all parts below which a model counts as small: all published bases have more than 800 million. */
+const smallBelow = 200e6;
 
-/** See `TrainingDefaults`: what is filled in for a method on a model of these widths. */
-export const trainingDefaults: TrainingDefaultsOf = (
-  method,
-  family,
-  { cross_attention_dim, defaults, size_multiple },
-): TrainingDefaults => {
-  const { settings, steps, learningRate, captionDropout } = rows[method] satisfies Row;
-  const scale = Math.max(1, PUBLISHED_WIDTH / cross_attention_dim);
-  const resolution = Math.floor(Math.min(defaults.width, defaults.height) / size_multiple) * size_multiple;
+/** What differs by family. SDXL's rates are halved and its offset noise is its own training's. */
+const families = {
+  sd1: { rate: 1, noiseOffset: 0 },
+  sd2: { rate: 1, noiseOffset: 0 },
+  sdxl: { rate: 0.5, noiseOffset: 0.0357 },
+  "sdxl-refiner": { rate: 0.5, noiseOffset: 0.0357 },
+} as const satisfies Record<ModelFamily, { rate: number; noiseOffset: number }>;
+
+/** Methods that move so many weights that averages and recomputation are worth their memory and time. */
+const recomputes: readonly TrainingMethod[] = ["dreambooth", "controlnet"];
+
+export const trainingDefaults: TrainingDefaultsOf = (method, family, { parameters, defaults, size_multiple }): TrainingDefaults => {
+  const isSmall = parameters < smallBelow;
+  const row: Row = (isSmall ? small : published)[method];
+  const { rate, noiseOffset } = families[family];
+  const side = Math.floor(Math.min(defaults.width, defaults.height) / size_multiple) * size_multiple;
   return {
-    settings: structuredClone(settings) as MethodSettings,
-    resolution,
-    steps,
-    batch_size: Math.min(64, batchSizes[family] * Math.max(1, Math.round(scale / 2))),
+    settings: row.settings,
+    resolution: side,
+    steps: row.steps,
+    batch_size: row.batch,
     accumulation: 1,
-    caption_dropout: captionDropout,
-    flip: false,
-    ema: null,
-    gradient_checkpointing: false,
-    optimizer: optimizerFor(learningRate * scale),
-    loss: defaultLoss,
-    validate_every: 100,
-    checkpoint_every: 100,
-    sample_every: null,
+    caption_dropout: row.captionDropout ?? 0,
+    flip: row.flip ?? false,
+    ema: row.ema ?? null,
+    gradient_checkpointing: !isSmall && recomputes.includes(method),
+    optimizer: {
+      name: "adamw",
+      learning_rate: row.learningRate * rate,
+      text_learning_rate: row.textLearningRate === undefined ? null : row.textLearningRate * rate,
+      betas: [0.9, 0.999],
+      weight_decay: row.weightDecay ?? 0.01,
+      epsilon: 1e-8,
+      clip_norm: 1,
+      moments: "float32",
+      schedule: row.schedule ?? "constant",
+      warmup_steps: row.warmup ?? 0,
+    },
+    loss: lossDefaults(noiseOffset),
+    validate_every: Math.max(Math.round(row.steps / 10), 10),
+    checkpoint_every: Math.max(Math.round(row.steps / 10), 25),
+    sample_every: Math.max(Math.round(row.steps / 4), 1),
   };
 };
 
-function optimizerFor(learningRate: number): OptimizerSettings {
+function lossDefaults(noise_offset: number): LossSettings {
   return {
-    ...{ name: "adamw", learning_rate: learningRate, text_learning_rate: null, betas: [0.9, 0.999] as [number, number] },
-    ...{ weight_decay: 0.01, epsilon: 1e-8, clip_norm: 1, moments: "float32", schedule: "constant", warmup_steps: 0 },
+    min_snr_gamma: 5,
+    noise_offset,
+    zero_terminal_snr: null,
+    timestep_sampling: "uniform",
+    timesteps: [0, 999],
+    prior_weight: 1,
   };
 }
-
-const defaultLoss: LossSettings = {
-  ...{ min_snr_gamma: 5, noise_offset: 0, zero_terminal_snr: null, timestep_sampling: "uniform" },
-  ...{ timesteps: [0, 999], prior_weight: 1 },
-};
