@@ -2,6 +2,7 @@
 import type { WeightShapes } from "./adapters/adapter.ts";
 import { IpKeysValues } from "./adapters/ip-adapter/keys-values.ts";
 import type {
+  DiffusionModel,
   EncodeTextArgs,
   LoadOptions,
   PredictArgs,

@@ -36,6 +36,16 @@ export class TextEmbeddings {
     return { data, shape: [ids.length, length, width] };
   }
 
+  /** Rows of the token table alone, [n, C]. Throws RangeError for an id that it lacks. */
+  tokenRows(ids: readonly number[]): TensorF32 {
+    const { width } = this.#config;
+    const data = new Float32Array(ids.length * width);
+    ids.forEach((id, row) => {
+      data.set(this.#row(id, undefined), row * width);
+    });
+    return { data, shape: [ids.length, width] };
+  }
+
   #row(id: number, extra: TensorF32 | undefined): Float32Array {
     const { width, vocabularySize } = this.#config;
     const count = vocabularySize + (extra?.shape[0] ?? 0);

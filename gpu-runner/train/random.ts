@@ -5,7 +5,18 @@
 import { philoxNoise } from "../noise/philox.ts";
 
 /** What a number is drawn for: two purposes never share one. */
-export const randomPurposes = ["order", "timestep", "noise", "offset", "caption", "flip", "picture", "condition", "bootstrap"] as const;
+export const randomPurposes = [
+  "order",
+  "timestep",
+  "noise",
+  "offset",
+  "caption",
+  "flip",
+  "picture",
+  "condition",
+  "bootstrap",
+  "start",
+] as const;
 export type RandomPurpose = (typeof randomPurposes)[number];
 
 const mask = (1n << 64n) - 1n;

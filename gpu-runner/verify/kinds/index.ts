@@ -16,6 +16,8 @@ import { t2iAdapterKind } from "./t2i-adapter.ts";
 import { textEncoderKind } from "./text-encoder.ts";
 import { textualInversionKind } from "./textual-inversion.ts";
 import { tokenizerKind } from "./tokenizer.ts";
+import { trainGradientKind } from "./train-gradient.ts";
+import { trainTrajectoryKind } from "./train-trajectory.ts";
 import { unetKind } from "./unet.ts";
 import { vaeDecodeKind } from "./vae-decode.ts";
 import { vaeEncodeKind } from "./vae-encode.ts";
@@ -42,5 +44,7 @@ export const verifyKinds: Readonly<Record<string, VerifyKind>> = Object.fromEntr
     promptKind,
     promptScheduleKind,
     sourcePictureKind,
+    trainGradientKind,
+    trainTrajectoryKind,
   ].map(kind => [kind.kind, kind]),
 );
