@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { schedulerClasses } from "../gpu-runner/schedulers/config.ts";
 import { readCases } from "../gpu-runner/verify/cases.ts";
 import type { GoldenCase } from "../gpu-runner/verify/kind.ts";
+import { caseMethods } from "../gpu-runner/verify/kinds/train-methods.ts";
 import { withSafetensors } from "../gpu-runner/weights/safetensors.ts";
 import { type TensorToWrite, writeSafetensors } from "../gpu-runner/weights/safetensors-write.ts";
 
@@ -20,6 +21,7 @@ const adapterKinds = [
   "t2i-adapter",
   "combined",
 ];
+const trainingKinds = ["train-gradient", "train-trajectory"];
 const modelKinds = ["text-encoder", "unet", "vae-encode", "vae-decode"];
 
 function isSelected({ kind, params }: GoldenCase): boolean {
@@ -29,6 +31,7 @@ function isSelected({ kind, params }: GoldenCase): boolean {
   if (kind === "scheduler") return scheduled;
   if (adapterKinds.includes(kind)) return true;
   if (modelKinds.includes(kind)) return true;
+  if (trainingKinds.includes(kind)) return Object.hasOwn(caseMethods, String(params.method));
   return kind === "pipeline" && scheduled;
 }
 

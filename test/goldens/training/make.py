@@ -3,15 +3,16 @@ predicts a LoRA (HYPER_LORA.md), convolution LoRA at every kind of convolution, 
 
     python make.py      (torch, diffusers, transformers, peft, safetensors; on the CPU)
 
-writes adapters/, tensors.safetensors and cases.json beside itself; the models are those of ../adapters. Everything is fp32 on the CPU from weights
+writes adapters/, tensors.safetensors and cases.json beside itself, and of nets beside the base model (IP-Adapter, hyper-lora) into
+../training-nets; the models are those of ../adapters. Everything is fp32 on the CPU from weights
 rounded to fp16, by torch's autograd, AdamW and clip_grad_norm_ over diffusers', transformers' and peft's own modules.
 
 The format is that of the public cases (../README.md). Params beyond it:
   optimizer.schedule       "constant" | "linear" | "cosine" to zero at the last step's end, after optimizer.warmupSteps of linear warm-up:
                            with s the step from 0, W the warm-up and N all steps, the factor of the rate is (s + 1) / W where s < W, else with
                            p = (s - W) / (N - W): 1 - p, or (1 + cos(pi p)) / 2
-  ema                      decay of the averaged weights, which start as the trained ones and follow after each step; `final:` are these
-  accumulation             batches a step: the leading dimension of inputs and of `losses` counts batches, a step's gradient is the mean of theirs
+  ema                      decay of the averaged weights, the outputs `ema:<tensor>`, which start as the trained ones and follow after each step
+  accumulation             batches a step: the leading dimension of inputs counts batches, a step's loss and gradient are the means of theirs
   noiseOffset              noise + noiseOffset * the input `offset_noise` [B, C, 1, 1] is what is mixed in and predicted
 """
 import json
@@ -131,22 +132,24 @@ def trajectory_case(name, model, adapters, params, inputs, trained, predict, ref
     losses, norms = [], []
     for step in range(steps):
         adam.zero_grad()
+        losses.append(0.0)
         for micro in range(accumulation):
             batch = {key: value[step * accumulation + micro] for key, value in inputs.items()}
             loss = diffusion_loss(model, params, batch, predict)
             (loss / accumulation).backward()
-            losses.append(loss.item())
+            losses[-1] += loss.item() / accumulation
         norms.append(torch.nn.utils.clip_grad_norm_(list(trained.values()), optimizer["clipNorm"]).item())
         adam.param_groups[0]["lr"] = optimizer["lr"] * rate_factor(optimizer, step, steps)
         adam.step()
         for key, value in trained.items():
             average[key].mul_(params.get("ema", 0)).add_(value.detach(), alpha=1 - params.get("ema", 0))
-    expected = {"losses": torch.tensor(losses), "grad_norms": torch.tensor(norms)} | {f"final:{key}": average[key] for key in trained if keep(key)}
+    kept = {f"final:{key}": (start[key], value) for key, value in trained.items() if keep(key)}
+    if "ema" in params:
+        kept |= {f"ema:{key}": (start[key], average[key]) for key in trained if keep(key)}
+    expected = {"losses": torch.tensor(losses), "grad_norms": torch.tensor(norms)} | {key: value for key, (_, value) in kept.items()}
     tolerances = {"losses": {"atol": 1e-4, "rtol": 1e-3}, "grad_norms": {"atol": 1e-4, "rtol": 1e-3}}
-    for key in trained:
-        if keep(key):
-            moved = (average[key] - start[key]).abs().max().item()
-            tolerances[f"final:{key}"] = {"atol": rounded(max(1.5e-2 * moved, 1e-7)), "rtol": 1e-5}
+    for key, (before, after) in kept.items():
+        tolerances[key] = {"atol": rounded(max(1.5e-2 * (after - before).abs().max().item(), 1e-7)), "rtol": 1e-5}
     add(name, "train-trajectory", model, adapters, params, inputs, expected, tolerances, reference)
 
 
@@ -375,12 +378,16 @@ def hyper_lora():
 
 
 if __name__ == "__main__":
-    os.chdir(HERE)
-    shutil.rmtree("adapters", ignore_errors=True)
-    os.makedirs("adapters")
-    for make in (loras, dreambooth, ip_adapter, hyper_lora):
-        make()
-    save_file(tensors, "tensors.safetensors")
-    with open("cases.json", "w") as file:
-        file.write("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
-    print(len(cases), "cases", os.path.getsize("tensors.safetensors") // 1024, "KB")
+    for folder, makers in {"training": (loras, dreambooth), "training-nets": (ip_adapter, hyper_lora)}.items():
+        os.makedirs(f"{HERE}/../{folder}", exist_ok=True)
+        os.chdir(f"{HERE}/../{folder}")
+        shutil.rmtree("adapters", ignore_errors=True)
+        os.makedirs("adapters")
+        tensors.clear()
+        cases.clear()
+        for make in makers:
+            make()
+        save_file(tensors, "tensors.safetensors")
+        with open("cases.json", "w") as file:
+            file.write("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+        print(folder, len(cases), "cases", os.path.getsize("tensors.safetensors") // 1024, "KB")

@@ -23,7 +23,7 @@ export function testReferenceCases(name: string): void {
       cacheDir,
       load: path => loadDiffusionModel(path, { provider: "cpu", cacheDir }),
     });
-  });
+  }, 120_000);
   afterAll(() => rmSync(cacheDir, { recursive: true, force: true }));
 
   test.each(cases.map(({ name }, index) => ({ name, index })))("$name", ({ index }) => {
