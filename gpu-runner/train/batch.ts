@@ -8,6 +8,7 @@ import { promptChunks } from "../prompt/chunks.ts";
 import { cumulativeAlphas } from "../schedulers/betas.ts";
 import { samplerConfig } from "../schedulers/config.ts";
 import { type CaptionStates, controlMapOf, type PreparedItem } from "./dataset.ts";
+import { noiseBatch } from "./loss.ts";
 import type { StepBatch } from "./step.ts";
 
 /** One place of a batch with every choice made. */
@@ -42,41 +43,26 @@ export function trainingAlphas({ model }: PictureModel, { zero_terminal_snr }: L
   return cumulativeAlphas(zero_terminal_snr === null ? config : { ...config, rescale_betas_zero_snr: zero_terminal_snr });
 }
 
-/** min(snr, gamma) / snr of an epsilon prediction, / (snr + 1) of a v prediction (Hang et al. 2023); 1 without gamma. */
-export function snrWeight(gamma: number | null, alpha: number, predictsVelocity: boolean): number {
-  if (gamma === null) return 1;
-  const snr = alpha / (1 - alpha);
-  if (predictsVelocity) return Math.min(snr, gamma) / (snr + 1);
-  return snr <= gamma ? 1 : gamma / snr;
-}
-
 /** @param gamma of min-SNR; null for losses that are compared rather than trained on */
 export async function assembleBatch(settings: BatchSettings, items: readonly BatchItem[], gamma: number | null): Promise<StepBatch> {
   const { model, alphas, request, captions } = settings;
   const { latentChannels, predictionType, vaeScaleFactor, addedConditions } = model.model.description;
   const { width, height } = items[0]!.source.size;
   const [h, w] = [height / vaeScaleFactor, width / vaeScaleFactor];
-  const predictsVelocity = predictionType === "v_prediction";
-  const mixed = items.map(item => mix(item, alphas[item.timestep]!, predictsVelocity));
-  const joined = (parts: readonly Float32Array[], shape: readonly number[]) =>
-    concatItems(parts.map(data => ({ data, shape: [1, ...shape] })));
-  const weights = items.map(({ source, isFlipped, timestep, weight }) => {
-    const factor = weight * snrWeight(gamma, alphas[timestep]!, predictsVelocity);
-    const mask = source.masks?.[isFlipped ? 1 : 0];
-    return mask ? mask.map(value => value * factor) : new Float32Array(h * w).fill(factor);
-  });
+  const mixed = noiseBatch(
+    items.map(({ source, isFlipped, noise, timestep, weight }) => ({
+      latents: source.latents[isFlipped ? 1 : 0]!,
+      noise,
+      alpha: alphas[timestep]!,
+      mask: source.masks?.[isFlipped ? 1 : 0] ?? null,
+      weight,
+    })),
+    { predictsVelocity: predictionType === "v_prediction", minSnrGamma: gamma, shape: [latentChannels, h, w] },
+  );
   const states = captions && (await Promise.all(items.map(({ caption }) => captions.of(caption))));
   const { method } = request.settings;
   return {
-    sample: joined(
-      mixed.map(({ sample }) => sample),
-      [latentChannels, h, w],
-    ),
-    target: joined(
-      mixed.map(({ target }) => target),
-      [latentChannels, h, w],
-    ),
-    lossWeights: joined(weights, [1, h, w]),
+    ...mixed,
     timesteps: items.map(({ timestep }) => timestep),
     inputIds: idsOf(
       settings,
@@ -91,14 +77,6 @@ export async function assembleBatch(settings: BatchSettings, items: readonly Bat
     imageEmbeds: settings.embed ? concatItems(await Promise.all(items.map(item => embedded(item, settings.embed!)))) : null,
     concepts: items.map(({ source }) => source.item.concept),
   };
-}
-
-/** The forward process (Ho et al. 2020), and as its target the noise or the velocity (Salimans and Ho 2022). */
-function mix({ source, isFlipped, noise }: BatchItem, alpha: number, predictsVelocity: boolean) {
-  const latents = source.latents[isFlipped ? 1 : 0]!;
-  const [signal, level] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)];
-  const sample = latents.map((value, i) => signal * value + level * noise[i]!);
-  return { sample, target: predictsVelocity ? latents.map((value, i) => signal * noise[i]! - level * value) : noise };
 }
 
 async function mapOf({ source, isFlipped, dropsCondition }: BatchItem): Promise<TensorF32> {

@@ -1,6 +1,5 @@
 /** What a denoiser learns: noisy latents, their target, and how much each squared error counts. */
 import type { TensorF32 } from "../components.ts";
-import { snrWeight } from "./batch.ts";
 
 export interface LossItem {
   /** Clean latents and unit noise, [C, h, w]. */
@@ -49,4 +48,12 @@ export function noiseBatch(
     target: { data: target, shape: batch },
     lossWeights: { data: weights, shape: [items.length, 1, height, width] },
   };
+}
+
+/** min(snr, gamma) / snr of an epsilon prediction, / (snr + 1) of a v prediction (Hang et al. 2023); 1 without gamma. */
+export function snrWeight(gamma: number | null, alpha: number, predictsVelocity: boolean): number {
+  if (gamma === null) return 1;
+  const snr = alpha / (1 - alpha);
+  if (predictsVelocity) return Math.min(snr, gamma) / (snr + 1);
+  return snr <= gamma ? 1 : gamma / snr;
 }
