@@ -30,9 +30,9 @@ export const usage = `npm run bench -- [names] [options]
 
   --rounds N       measured rounds of each benchmark (each has its own default)
   --threads N      threads of the models and of their peers (2)
-  --sizes A,B      unet, adapters, load (the first): pictures' sides in pixels (256,512)
+  --sizes A,B      unet, train, adapters, load (the first): pictures' sides in pixels (256,512)
   --unet FILE      unet: config.json of another geometry than Stable Diffusion 1.5
-  --python FILE    unet: measure PyTorch and OpenVINO beside it with this Python; also ATELIER_PYTHON
+  --python FILE    unet, train: measure PyTorch (unet: and OpenVINO) beside it with this Python; also ATELIER_PYTHON
   --model FOLDER   pocket, cache, start: another model than models/pocket
   --seconds N      cache: length of a round (4)
   --json           one JSON document instead of tables`;

@@ -8,7 +8,7 @@ import { withScratchFolder } from "./scratch.ts";
 import { median, medianRatio } from "./statistics.ts";
 
 /** glibc gives freed memory back and faults it in again at every step unless told otherwise, which costs PyTorch a third of its speed. */
-const tunedMalloc = { MALLOC_MMAP_MAX_: "0", MALLOC_TRIM_THRESHOLD_: "100000000000", MALLOC_TOP_PAD_: "268435456" };
+export const tunedMalloc = { MALLOC_MMAP_MAX_: "0", MALLOC_TRIM_THRESHOLD_: "100000000000", MALLOC_TOP_PAD_: "268435456" };
 
 const peers = { PyTorch: { script: "unet_torch.py", env: tunedMalloc }, OpenVINO: { script: "unet_openvino.py", env: {} } } as const;
 const ours = "Atelier";

@@ -1,0 +1,54 @@
+/**
+ * What of a node its gradients read, and which therefore stays in memory from the forward pass until then: per input, that gradient's
+ * share. Statistics of norms and scores of attention are computed again, since both cost less than keeping them.
+ */
+import type { OpName } from "../graph/ops.ts";
+
+/** An input by its index, or the results. */
+export type Saved = number | "outputs";
+
+/** One list per input; the last stands for all further ones, and an input's own shape is not a value. */
+export const saves = {
+  add: [[]],
+  subtract: [[]],
+  multiply: [[1], [0]],
+  scale: [[]],
+  step: [[]],
+  clamp: [[0]],
+  relu: [["outputs"]],
+  silu: [[0]],
+  gelu: [[0]],
+  quickGelu: [[0]],
+  activate: [[0, "outputs"]],
+  reciprocal: [["outputs"]],
+  sqrt: [["outputs"]],
+  exp: [["outputs"]],
+  erf: [[0]],
+  // Of a frozen weight, which lies in a file, nothing more than that.
+  conv2d: [[1], [0], []],
+  convInputGradient: [[1], [0]],
+  convWeightGradient: [[1], [0]],
+  linear: [[1], [0], []],
+  // That of down needs up, and the other way round.
+  lowRankLinear: [[1, 2, 3], [0], [0, 3], [0, 2], []],
+  matmul: [[1], [0]],
+  groupNorm: [[0, 1], [0], []],
+  layerNorm: [[0, 1], [0], []],
+  moments: [[0, "outputs"]],
+  attention: [[0, 1, 2, "outputs"]],
+  softmax: [["outputs"]],
+  maskFuture: [[]],
+  after: [[]],
+  reshape: [[]],
+  transpose: [[]],
+  concat: [[]],
+  // Only where a part has no gradient, whose zeros are made from it.
+  split: [["outputs"]],
+  slice: [[]],
+  pad: [[]],
+  reduceSum: [[]],
+  expand: [[]],
+  resizeNearest: [[]],
+  halve: [[]],
+  spatialMean: [[]],
+} as const satisfies Record<OpName, readonly (readonly Saved[])[]>;
