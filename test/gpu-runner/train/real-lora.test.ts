@@ -10,6 +10,8 @@ import { tokenizersOf } from "../../../gpu-runner/tokenizer/model-tokenizers.ts"
 import type { TrainingContext } from "../../../gpu-runner/train/context.ts";
 import { methods } from "../../../gpu-runner/train/methods/index.ts";
 import { AdamW } from "../../../gpu-runner/train/optimizer.ts";
+import { makePicture, ownRequest } from "../../../gpu-runner/train/own-pictures.ts";
+import { ownUse } from "../../../gpu-runner/train/own-use.ts";
 import { train } from "../../../gpu-runner/train/trainer.ts";
 import { sha256OfFile } from "../../../gpu-runner/weights/file-hash.ts";
 import type { DatasetItem, TrainingRequest } from "../../../shared/training.ts";
@@ -103,5 +105,16 @@ test("a LoRA on the pocket model learns four pictures, resumes bit-equal, and it
   );
   expect(pairs[0]!.length).toBeGreaterThan(20);
   expect(new Set(pairs[0])).toEqual(new Set(pairs[1]));
+  const pictures: Buffer[] = [];
+  for (const path of ["kohya/lora.safetensors", "diffusers/pytorch_lora_weights.safetensors"]) {
+    const own = context(`picture-${pictures.length}`, {});
+    const adapter = await ownUse(request, "lora", join(cache, "whole/result"), [path], 0);
+    const { bytes } = await makePicture(own, ownRequest(request, own, { prompt: "a zxq cube", seed: 3, adapters: [adapter.use] }), [
+      adapter,
+    ]);
+    pictures.push(await sharp(bytes).raw().toBuffer());
+  }
+  const [kohya, diffusers] = pictures as [Buffer, Buffer];
+  expect(Math.max(...kohya.map((value, i) => Math.abs(value - diffusers[i]!)))).toBeLessThanOrEqual(1);
   await loaded.release();
 });
