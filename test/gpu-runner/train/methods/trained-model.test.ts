@@ -1,28 +1,34 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { TrainableModel } from "../../../../gpu-runner/components.ts";
 import { loadDiffusionModel } from "../../../../gpu-runner/load.ts";
 import { openDreamBoothStep } from "../../../../gpu-runner/train/methods/dreambooth.ts";
 import { loraLayers, openLoraStep } from "../../../../gpu-runner/train/methods/lora.ts";
 import { initialRows, openInversionStep } from "../../../../gpu-runner/train/methods/textual-inversion.ts";
-import { AdamW } from "../../../../gpu-runner/train/optimizer.ts";
+import { AdamW, type AdamWSettings } from "../../../../gpu-runner/train/optimizer.ts";
 import type { StepBatch } from "../../../../gpu-runner/train/step.ts";
 import { wave } from "../../support/graph.ts";
 import { goldenModel } from "../../support/model-folder.ts";
-import { temporaryFolder } from "../../support/temporary.ts";
 
-const options = { provider: "cpu", cacheDir: temporaryFolder(), threads: 1 } as const;
-const adamw = { betas: [0.9, 0.999], weight_decay: 0, epsilon: 1e-8, clip_norm: null, moments: "float32" } as const;
+const cacheDir = mkdtempSync(join(tmpdir(), "atelier-test-"));
+const options = { provider: "cpu", cacheDir, threads: 1 } as const;
+const adamw: AdamWSettings = { betas: [0.9, 0.999], weight_decay: 0, epsilon: 1e-8, clip_norm: null, moments: "float32" };
 let model: TrainableModel;
 
 beforeAll(async () => {
   model = await loadDiffusionModel(goldenModel, options);
 });
-afterAll(() => model.release());
+afterAll(async () => {
+  await model.release();
+  rmSync(cacheDir, { recursive: true });
+});
 
 /** One item of 8x8 latents whose text has these ids. */
 function batchOf(ids: readonly number[]): StepBatch {
   const shape = [1, model.description.latentChannels, 8, 8];
-  const tensor = (seed: number) => ({ data: wave(shape, seed), shape });
+  const tensor = (seed: number) => wave(shape, seed);
   return {
     sample: tensor(1),
     target: tensor(2),
