@@ -1,6 +1,7 @@
 /**
  * The engine on the pocket model without a product around it: `node studies/in-process.ts train <method> <concept> <folder>` trains and
- * exports, `… score <method> <concept> <folder>` is another process that knows the exported file alone.
+ * exports, `… score <method> <concept> <folder>` is another process that knows the exported file alone. A fifth word makes it a control
+ * that must not count as learned: `rate-0`, or `own-pictures`, which learns from the base's own pictures of the same captions.
  */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -16,6 +17,7 @@ import type { TrainingContext } from "../gpu-runner/train/context.ts";
 import { prepareItems } from "../gpu-runner/train/dataset.ts";
 import { methods } from "../gpu-runner/train/methods/index.ts";
 import { AdamW } from "../gpu-runner/train/optimizer.ts";
+import { makePicture, ownRequest } from "../gpu-runner/train/own-pictures.ts";
 import { scoreTraining } from "../gpu-runner/train/scores.ts";
 import { train } from "../gpu-runner/train/trainer.ts";
 import { sha256OfFile } from "../gpu-runner/weights/file-hash.ts";
@@ -129,6 +131,27 @@ async function trainConcept({ model, request, context }: Workshop): Promise<void
   );
 }
 
+/** The captions of the train pictures as the base draws them. */
+async function ownPictures({ request, context }: Workshop): Promise<DatasetItem[]> {
+  const items: DatasetItem[] = [];
+  for (const [i, item] of request.items.entries()) {
+    if (item.split === "test") items.push(item);
+    else {
+      const { bytes } = await makePicture(context, ownRequest(request, context, { prompt: item.caption, seed: i }), []);
+      const { caption, split, concept } = item;
+      items.push(await keep(join(context.folder, "files"), { file: `${i}.png`, png: bytes, caption, split, concept }));
+    }
+  }
+  return items;
+}
+
+async function asControl(workshop: Workshop, control: string): Promise<Workshop> {
+  const { request } = workshop;
+  if (control === "own-pictures") return { ...workshop, request: { ...request, items: await ownPictures(workshop) } };
+  if (control !== "rate-0") throw new Error(`control: expected rate-0 or own-pictures, got ${control}`);
+  return { ...workshop, request: { ...request, optimizer: { ...request.optimizer, learning_rate: 0, text_learning_rate: 0 } } };
+}
+
 /** Scores as the trainer's, of the exported file, with pictures of the world as what must not be forgotten. */
 async function scoreConcept({ model, request, context }: Workshop): Promise<void> {
   const { report, files } = JSON.parse(readFileSync(join(context.folder, resultFile), "utf8"));
@@ -171,11 +194,12 @@ function exportOf({ settings }: TrainingRequest, files: readonly string[]): stri
   return file;
 }
 
-async function main([command, method = "", name = "", folder = ""]: readonly string[]): Promise<void> {
+async function main([command, method = "", name = "", folder = "", control]: readonly string[]): Promise<void> {
   if (!Object.hasOwn(conceptPlans, method) || !folder || (command !== "train" && command !== "score"))
     throw new Error(`expected "train|score <${Object.keys(conceptPlans).join("|")}> <concept> <folder>"`);
   const workshop = await open(method as ConceptMethod, readConcept(name), folder);
-  await (command === "train" ? trainConcept(workshop) : scoreConcept(workshop));
+  if (command === "score") await scoreConcept(workshop);
+  else await trainConcept(control ? await asControl(workshop, control) : workshop);
 }
 
 await main(process.argv.slice(2));
