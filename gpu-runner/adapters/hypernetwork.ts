@@ -24,7 +24,7 @@ const optionsSchema = z.looseObject({
   dropout_structure: z.array(z.number().min(0)).nullish(),
 });
 
-interface Options {
+export interface HyperNetworkOptions {
   structure: readonly number[];
   activation: HyperNetworkActivation;
   layerNorm: boolean;
@@ -39,7 +39,7 @@ export async function openHyperNetwork(files: readonly DiskFile[], hash: string,
   if (!only || weights.length > 1) throw new ModelError(files[0]!.file, "files", "one file of weights", String(weights.length));
   const json = options ?? files.find(({ path }) => path.endsWith(".json"))?.file;
   return withTensorFile(only.file, file => {
-    const settings = readOptions(json ?? file.path, json ? parseJson(readFileSync(json, "utf8")) : storedOptions(file));
+    const settings = hyperNetworkOptions(json ?? file.path, json ? parseJson(readFileSync(json, "utf8")) : storedOptions(file));
     const nets = new Map<number, { key: readonly HyperNetworkLayer[]; value: readonly HyperNetworkLayer[] }>();
     const groups = groupKeys(file);
     for (const [width, { k, v }] of groups)
@@ -65,7 +65,8 @@ function storedOptions({ pickled, metadata }: TensorFile): unknown {
   );
 }
 
-function readOptions(file: string, json: unknown): Options {
+/** A1111's options, with its defaults where some are absent; `file` is for messages. Throws ModelError. */
+export function hyperNetworkOptions(file: string, json: unknown): HyperNetworkOptions {
   const parsed = optionsSchema.safeParse(json);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
@@ -112,7 +113,7 @@ function groupKeys(file: TensorFile): Map<number, { k: Net; v: Net }> {
 }
 
 /** Walks the modules that A1111 builds, counting each, so that every tensor is found under its number. */
-function readNet(file: TensorFile, { tensors }: Net, width: number, options: Options): HyperNetworkLayer[] {
+function readNet(file: TensorFile, { tensors }: Net, width: number, options: HyperNetworkOptions): HyperNetworkLayer[] {
   const { structure, activation, layerNorm, activateOutput, dropout } = options;
   const layers: HyperNetworkLayer[] = [];
   const taken = new Set<string>();

@@ -8,6 +8,7 @@ import { openInversionStep, rowsName } from "../../train/methods/textual-inversi
 import type { StepBatch, TrainingStep } from "../../train/step.ts";
 import type { TrainingOptions } from "../../train/training-session.ts";
 import type { GoldenCase, VerifyContext } from "../kind.ts";
+import { openControlNetCase, openHyperLoraCase, openHyperNetworkCase, openIpAdapterCase } from "./train-adapters.ts";
 import type { TrainParams } from "./train-batches.ts";
 
 export interface CaseStep {
@@ -73,4 +74,8 @@ export const caseMethods: { readonly [M in TrainingMethod | "dora"]?: OpenCase }
     caseName: name => name,
   }),
   "textual-inversion": openInversion,
+  hypernetwork: openHyperNetworkCase,
+  controlnet: openControlNetCase,
+  "ip-adapter": openIpAdapterCase,
+  "hyper-lora": openHyperLoraCase,
 };
