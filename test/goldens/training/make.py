@@ -3,8 +3,7 @@ predicts a LoRA (HYPER_LORA.md), convolution LoRA at every kind of convolution, 
 
     python make.py      (torch, diffusers, transformers, peft, safetensors; on the CPU)
 
-writes adapters/, tensors.safetensors and cases.json beside itself, and of nets beside the base model (IP-Adapter, hyper-lora) into
-../training-nets; the models are those of ../adapters. Everything is fp32 on the CPU from weights
+writes adapters/, tensors.safetensors and cases.json beside itself; the models are those of ../adapters. Everything is fp32 on the CPU from weights
 rounded to fp16, by torch's autograd, AdamW and clip_grad_norm_ over diffusers', transformers' and peft's own modules.
 
 The format is that of the public cases (../README.md). Params beyond it:
@@ -378,16 +377,12 @@ def hyper_lora():
 
 
 if __name__ == "__main__":
-    for folder, makers in {"training": (loras, dreambooth), "training-nets": (ip_adapter, hyper_lora)}.items():
-        os.makedirs(f"{HERE}/../{folder}", exist_ok=True)
-        os.chdir(f"{HERE}/../{folder}")
-        shutil.rmtree("adapters", ignore_errors=True)
-        os.makedirs("adapters")
-        tensors.clear()
-        cases.clear()
-        for make in makers:
-            make()
-        save_file(tensors, "tensors.safetensors")
-        with open("cases.json", "w") as file:
-            file.write("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
-        print(folder, len(cases), "cases", os.path.getsize("tensors.safetensors") // 1024, "KB")
+    os.chdir(HERE)
+    shutil.rmtree("adapters", ignore_errors=True)
+    os.makedirs("adapters")
+    for make in (loras, dreambooth, ip_adapter, hyper_lora):
+        make()
+    save_file(tensors, "tensors.safetensors")
+    with open("cases.json", "w") as file:
+        file.write("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+    print(len(cases), "cases", os.path.getsize("tensors.safetensors") // 1024, "KB")
