@@ -1,6 +1,8 @@
 /** Several steps of the optimiser: losses, norms of gradients, and where the trained tensors end. */
 
+import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
+import type { TensorF32, TrainableModel } from "../../components.ts";
 import { AdamW } from "../../train/optimizer.ts";
 import { rateFactor } from "../../train/schedule.ts";
 import type { GoldenCase, GoldenJson, GoldenTensor, VerifyKind } from "../kind.ts";
@@ -16,6 +18,7 @@ export const trainTrajectoryKind: VerifyKind = {
     const { step, caseName, extendBatch } = await openCase(goldenCase, context, params);
     const model = await context.model();
     const { adamw, rate } = optimiserOf(step.tensors, params);
+    const rowsBefore = vocabularyRows(model);
     const averages = step.tensors.values.slice();
     const losses: number[] = [];
     const norms: number[] = [];
@@ -45,8 +48,8 @@ export const trainTrajectoryKind: VerifyKind = {
       outputs[`final:${caseName(name)}`] = { data, shape };
       if (ema) outputs[`ema:${caseName(name)}`] = { data: averages.subarray(start, start + data.length), shape };
     }
-    // Rows of the base's own are no tensor of the step, so that nothing could move them.
-    return { ...outputs, ...normOutputs(goldenCase, "norms", outputs), otherRowsUnmoved: { json: true } };
+    const otherRowsUnmoved = { json: isDeepStrictEqual(vocabularyRows(model), rowsBefore) };
+    return { ...outputs, ...normOutputs(goldenCase, "norms", outputs), otherRowsUnmoved };
   },
 };
 
@@ -56,6 +59,11 @@ function optimiserOf(tensors: ConstructorParameters<typeof AdamW>[0], { optimize
   const adamw = new AdamW(tensors, { betas, weight_decay: weightDecay, epsilon: eps, clip_norm: clipNorm ?? null, moments: "float32" });
   const course = { ...optimizer, schedule, warmup_steps: warmupSteps };
   return { adamw, rate: (number: number) => lr * rateFactor(course, number, steps) };
+}
+
+/** The base's own token rows, of each text encoder. */
+function vocabularyRows({ textEncoders }: TrainableModel): TensorF32[] {
+  return textEncoders.map(({ embeddings, config }) => embeddings.tokenRows(Array.from({ length: config.vocabularySize }, (_, id) => id)));
 }
 
 function average(into: Float32Array, values: Float32Array, decay: number): void {
