@@ -9,14 +9,19 @@ import { once, type Thunk } from "./thunk.ts";
 /** Elements of a chunk's scores: 4 MB stay in the cache between the products that read them. */
 const chunkElements = 2 ** 20;
 
-export function attentionGradients({ inputs, outputs, attributes }: NodeOf<"attention">, gradient: Value): readonly Thunk[] {
+export function attentionGradients(node: NodeOf<"attention">, gradient: Value): readonly Thunk[] {
+  return gradientsInChunks(node, gradient, chunkElements);
+}
+
+/** @param limit elements of the scores that are there at once */
+export function gradientsInChunks({ inputs, outputs, attributes }: NodeOf<"attention">, gradient: Value, limit: number): readonly Thunk[] {
   const [query, key, value] = inputs as [Value, Value, Value];
   const { heads, causal } = attributes;
   const whole = once(() => {
     const byHead = (x: Value): Value => headsOf(x, heads);
     // Of each query and head, [B, h, T, 1].
     const products = ops.reduceSum(byHead(ops.multiply(gradient, outputs[0]!)), [3]);
-    return chunked({ query: byHead(query), key: byHead(key), value: byHead(value), dO: byHead(gradient), products }, causal);
+    return chunked({ query: byHead(query), key: byHead(key), value: byHead(value), dO: byHead(gradient), products }, causal, limit);
   });
   return [() => ofHeads(whole().dQuery, query), () => ofHeads(whole().dKey, key), () => ofHeads(whole().dValue, value)];
 }
@@ -30,11 +35,11 @@ interface ByHead {
   products: Value;
 }
 
-function chunked(all: ByHead, causal: boolean): { dQuery: Value; dKey: Value; dValue: Value } {
+function chunked(all: ByHead, causal: boolean, limit: number): { dQuery: Value; dKey: Value; dValue: Value } {
   const [batch, heads, queries] = all.query.shape as [number, number, number];
   const keys = all.key.shape[2] as number;
-  const headsAtOnce = Math.min(heads, Math.max(1, Math.floor(chunkElements / (batch * queries * keys))));
-  const queriesAtOnce = Math.min(queries, Math.max(1, Math.floor(chunkElements / (batch * headsAtOnce * keys))));
+  const headsAtOnce = Math.min(heads, Math.max(1, Math.floor(limit / (batch * queries * keys))));
+  const queriesAtOnce = Math.min(queries, Math.max(1, Math.floor(limit / (batch * headsAtOnce * keys))));
   const ofHeads: { dQuery: Value; dKey: Value; dValue: Value }[] = [];
   // One chunk after the other, or the scores of all would be there at once.
   let before: Value[] = [];
