@@ -73,6 +73,10 @@ export const environmentSchema = z.object({
   ATELIER_WATCHDOG_MS: integer(100, 3600 * seconds).default(60 * seconds),
   /** Most time that loading the models may take. */
   ATELIER_LOAD_MS: integer(100, 24 * 3600 * seconds).default(900 * seconds),
+  /** Whether this runner takes trainings; while it computes one it makes no pictures. */
+  ATELIER_TRAIN: z.enum(["off", "alone"]).default("alone"),
+  /** Least time between two uploads of a training's checkpoint. */
+  ATELIER_CHECKPOINT_MS: integer(0, 24 * 3600 * seconds).default(60 * seconds),
   /** How long SIGTERM waits for running work before it is handed back. */
   ATELIER_DRAIN_MS: integer(0, 3600 * seconds).default(25 * seconds),
 });
@@ -102,6 +106,8 @@ export interface RunnerConfig {
   logLevel: z.infer<typeof environmentSchema>["ATELIER_LOG_LEVEL"];
   watchdogMs: number;
   loadMs: number;
+  trains: boolean;
+  checkpointMs: number;
   drainMs: number;
 }
 
@@ -142,6 +148,8 @@ export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
     logLevel: values.ATELIER_LOG_LEVEL,
     watchdogMs: values.ATELIER_WATCHDOG_MS,
     loadMs: values.ATELIER_LOAD_MS,
+    trains: values.ATELIER_TRAIN === "alone",
+    checkpointMs: values.ATELIER_CHECKPOINT_MS,
     drainMs: values.ATELIER_DRAIN_MS,
   };
 }

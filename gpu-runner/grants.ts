@@ -1,8 +1,10 @@
 import type { z } from "zod";
+import { sha256Hex } from "../shared/canonical.ts";
 import { parseJson } from "../shared/json.ts";
-import { hashPictureRequest, type PictureRequest, pictureRequestSchema } from "../shared/picture.ts";
+import { type PictureRequest, pictureRequestSchema } from "../shared/picture.ts";
 import type { DispatcherMessage } from "../shared/protocol.ts";
 import { type GrantClaims, type PublicJwk, type Refusal, SignatureRefused, verify } from "../shared/signing.ts";
+import { type TrainingRequest, trainingRequestSchema } from "../shared/training.ts";
 
 export type LeaseMessage = Extract<DispatcherMessage, { type: "lease" }>;
 
@@ -18,20 +20,24 @@ export class GrantRefused extends Error {
   }
 }
 
-/** One execution that this runner may compute now. */
-export interface GrantedExecution {
+/** What an execution computes. */
+export type GrantedWork = { kind: "picture"; request: PictureRequest } | { kind: "training"; request: TrainingRequest };
+
+interface GrantedLease {
   execution: string;
   epoch: number;
   requestId: string;
   /** Milliseconds since 1970. */
   attemptDeadline: number;
   /** Capability tokens: opaque here, the edge reads them. */
-  capabilities: { result: string; progress: string };
+  capabilities: ClaimedExecution["capabilities"];
   /** What may be fetched for it. */
   inputs: ClaimedExecution["inputs"];
   adapters: ClaimedExecution["adapters"];
-  request: PictureRequest;
 }
+
+/** One execution that this runner may compute now. */
+export type GrantedExecution = GrantedLease & GrantedWork;
 type ClaimedExecution = GrantClaims["executions"][number];
 
 export interface GrantContext {
@@ -68,7 +74,7 @@ async function verifyExecution(
 ): Promise<GrantedExecution> {
   const granted = claims.executions.find(claim => claim.execution === execution && claim.epoch === epoch);
   if (!granted) throw new GrantRefused("not_granted", `it does not name ${execution} with epoch ${epoch}`);
-  if ((await hashPictureRequest(params)) !== granted.params_sha256) {
+  if ((await sha256Hex(params)) !== granted.params_sha256) {
     throw new GrantRefused("other_params", `the parameters of ${execution} don't have the hash that was signed`);
   }
   if (now > granted.attempt_deadline) throw new GrantRefused("attempt_over", `the attempt of ${execution} ended before it began`);
@@ -80,15 +86,18 @@ async function verifyExecution(
     capabilities: granted.capabilities,
     inputs: granted.inputs,
     adapters: granted.adapters,
-    request: parseParams(params, execution),
+    ...parseParams(params, granted.kind, execution),
   };
 }
 
 /** The message tells which fields are wrong, not what stands in them: it goes into logs and to the edge. */
-function parseParams(params: string, execution: string): PictureRequest {
-  const parsed = pictureRequestSchema.safeParse(parseJson(params));
-  if (parsed.success) return parsed.data;
-  throw new GrantRefused("params_malformed", `the parameters of ${execution} are not valid: ${fieldsOf(parsed.error)}`);
+function parseParams(params: string, kind: GrantedWork["kind"], execution: string): GrantedWork {
+  const read = <T>(schema: z.ZodType<T>): T => {
+    const parsed = schema.safeParse(parseJson(params));
+    if (parsed.success) return parsed.data;
+    throw new GrantRefused("params_malformed", `the parameters of ${execution} are not valid: ${fieldsOf(parsed.error)}`);
+  };
+  return kind === "picture" ? { kind, request: read(pictureRequestSchema) } : { kind, request: read(trainingRequestSchema) };
 }
 
 function fieldsOf(error: z.ZodError): string {

@@ -24,7 +24,9 @@ const successors = {
 /** The message that tells the dispatcher how the lease ended; it is said again on every new socket until the lease is over. */
 export type Verdict = Extract<Outgoing, { type: "complete" | "fail" }>;
 
-export interface HeldLease extends GrantedExecution {
+export type HeldLease = GrantedExecution & LeaseState;
+
+interface LeaseState {
   readonly phase: LeasePhase;
   /** Set in the phases `completing` and `failing`. */
   readonly verdict: Verdict | undefined;
@@ -38,7 +40,9 @@ export interface HeldLease extends GrantedExecution {
   readonly fetched: Fetched | undefined;
 }
 
-interface Entry extends HeldLease {
+type Entry = GrantedExecution & EntryState;
+
+interface EntryState extends LeaseState {
   phase: LeasePhase;
   verdict: Verdict | undefined;
   fetched: Fetched | undefined;

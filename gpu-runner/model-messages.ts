@@ -3,6 +3,7 @@ import { errorCodeSchema } from "../shared/errors.ts";
 import { contentHashSchema, sha256Schema } from "../shared/names.ts";
 import { pictureRequestSchema } from "../shared/picture.ts";
 import { progressReportSchema } from "../shared/protocol.ts";
+import { trainingEventSchema, trainingRequestSchema, trainingResultSchema } from "../shared/training.ts";
 import { executionProviderNames } from "./graph/emitter.ts";
 import { registeredModelSchema } from "./model-registry.ts";
 
@@ -55,8 +56,19 @@ export type Fetched = z.infer<typeof fetchedSchema>;
 const batchItemSchema = z.object({ request: pictureRequestSchema, inputs: fetchedSchema });
 export type BatchItem = z.infer<typeof batchItemSchema>;
 
+/** A training as the thread gets it. */
+const trainingTaskSchema = z.object({
+  request: trainingRequestSchema,
+  inputs: fetchedSchema,
+  folder: z.string().describe("existing folder of its own: its checkpoint and what it makes"),
+  resumeFrom: z.string().nullable().describe("path of the checkpoint to go on from"),
+  deadline: z.int().describe("milliseconds since 1970 at which it ends in good order"),
+});
+export type TrainingTask = z.infer<typeof trainingTaskSchema>;
+
 export const toWorkerSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("compute"), task, items: z.array(batchItemSchema).min(1).max(MAX_BATCH) }),
+  z.object({ type: z.literal("train"), task, training: trainingTaskSchema }),
   z.object({ type: z.literal("registered"), models: z.array(registeredModelSchema) }),
 ]);
 export type ToWorker = z.infer<typeof toWorkerSchema>;
@@ -80,6 +92,9 @@ export const fromWorkerSchema = z.discriminatedUnion("type", [
     item,
     picture: z.object({ bytes, mediaType: z.string(), width: z.int(), height: z.int(), sha256: z.string() }),
   }),
+  z.object({ type: z.literal("event"), task, item, event: trainingEventSchema }).describe("of a training"),
+  z.object({ type: z.literal("checkpoint"), task, item, path: z.string() }).describe("a later checkpoint takes the path by renaming"),
+  z.object({ type: z.literal("trained"), task, item, result: trainingResultSchema }),
   z.object({
     type: z.literal("failed"),
     task,

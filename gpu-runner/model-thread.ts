@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { ErrorCode } from "../shared/errors.ts";
 import type { ProgressReport } from "../shared/protocol.ts";
+import type { TrainingEvent, TrainingResult } from "../shared/training.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
@@ -12,6 +13,7 @@ import {
   fromWorkerSchema,
   SHARED_BYTES,
   type ToWorker,
+  type TrainingTask,
   type WorkerData,
 } from "./model-messages.ts";
 import type { RegisteredModel } from "./model-registry.ts";
@@ -51,6 +53,13 @@ export interface ComputeItem extends BatchItem {
   onProgress(report: ProgressReport): void;
 }
 
+/** How a training is followed. */
+export interface TrainingRun {
+  onEvent(event: TrainingEvent): void;
+  /** A whole checkpoint stands at the path; a later one takes it by renaming. */
+  onCheckpoint(path: string): void;
+}
+
 export interface ModelThreadOptions extends Omit<WorkerData, "shared"> {
   /** The module that runs in the thread. */
   script: URL;
@@ -75,9 +84,12 @@ export type ThreadState = "loading" | "idle" | "computing" | "ended";
 /** Why a computation was lost. */
 type LossReason = "crashed" | "hung" | "overran";
 
+/** What the thread says of an item. */
+type ItemMessage = Exclude<Extract<FromWorker, { item: number }>, { type: "failed" | "canceled" }>;
+
 interface Pending {
-  onProgress(report: ProgressReport): void;
-  resolve(picture: Picture): void;
+  /** True for the item's last message. */
+  receive(message: ItemMessage): boolean;
   reject(error: Error): void;
 }
 interface Running {
@@ -184,16 +196,43 @@ export class ModelThread {
    * ComputeCanceled; all of them with an Error where the thread is not idle.
    */
   compute(items: readonly ComputeItem[], deadline: number): Promise<Picture>[] {
-    const worker = this.#worker;
-    if (this.#state !== "idle" || !worker)
-      return items.map(() => Promise.reject(new Error(`the model thread is ${this.#state}, not idle`)));
-    const task = ++this.#tasks;
+    if (this.#state !== "idle") return items.map(() => Promise.reject(new Error(`the model thread is ${this.#state}, not idle`)));
     const pending = new Map<number, Pending>();
     const pictures = items.map(({ onProgress }, item) => {
       const { promise, resolve, reject } = Promise.withResolvers<Picture>();
-      pending.set(item, { onProgress, resolve, reject });
+      const receive = (message: ItemMessage) => {
+        if (message.type === "picture") resolve(message.picture);
+        if (message.type !== "progress") return message.type === "picture";
+        const { step, steps, preview } = message;
+        onProgress({ step, steps, ...(preview !== undefined && { preview }) });
+        return false;
+      };
+      pending.set(item, { receive, reject });
       return promise;
     });
+    const batch = items.map(({ request, inputs }) => ({ request, inputs }));
+    this.#begin(task => ({ type: "compute", task, items: batch }), pending, pictures, deadline);
+    return pictures;
+  }
+
+  /** Computes a training. @throws ComputeFailed; ComputeCanceled, after its last checkpoint; Error where the thread is not idle */
+  async train(training: TrainingTask, { onEvent, onCheckpoint }: TrainingRun, deadline: number): Promise<TrainingResult> {
+    if (this.#state !== "idle") throw new Error(`the model thread is ${this.#state}, not idle`);
+    const { promise, resolve, reject } = Promise.withResolvers<TrainingResult>();
+    const receive = (message: ItemMessage) => {
+      if (message.type === "event") onEvent(message.event);
+      else if (message.type === "checkpoint") onCheckpoint(message.path);
+      else if (message.type === "trained") resolve(message.result);
+      return message.type === "trained";
+    };
+    this.#begin(task => ({ type: "train", task, training }), new Map([[0, { receive, reject }]]), [promise], deadline);
+    return promise;
+  }
+
+  /** Hands a task to the thread and watches it until every answer is there. */
+  #begin(message: (task: number) => ToWorker, pending: Map<number, Pending>, answers: readonly Promise<unknown>[], deadline: number): void {
+    const worker = this.#worker!;
+    const task = ++this.#tasks;
     this.#running = {
       pending,
       deadline,
@@ -203,12 +242,10 @@ export class ModelThread {
       loadingSince: undefined,
     };
     this.#busy = Promise.withResolvers();
-    const batch = items.map(({ request, inputs }) => ({ request, inputs }));
-    worker.postMessage({ type: "compute", task, items: batch } satisfies ToWorker);
+    worker.postMessage(message(task));
     const watch = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
     this.#enter("computing");
-    void Promise.allSettled(pictures).then(() => clearInterval(watch));
-    return pictures;
+    void Promise.allSettled(answers).then(() => clearInterval(watch));
   }
 
   /** Asks the running batch, or one of its items, to stop before its next step. */
@@ -285,14 +322,12 @@ export class ModelThread {
     }
     const pending = this.#running?.pending.get(message.item);
     if (!pending) return;
-    if (message.type === "progress") {
-      const { step, steps, preview } = message;
-      pending.onProgress({ step, steps, ...(preview !== undefined && { preview }) });
+    if (message.type !== "failed" && message.type !== "canceled") {
+      if (pending.receive(message)) this.#running?.pending.delete(message.item);
       return;
     }
     this.#running?.pending.delete(message.item);
-    if (message.type === "picture") pending.resolve(message.picture);
-    else if (message.type === "canceled") pending.reject(new ComputeCanceled("canceled"));
+    if (message.type === "canceled") pending.reject(new ComputeCanceled("canceled"));
     else pending.reject(new ComputeFailed(message.code, message.message, message.retryable, message.detail));
   }
 

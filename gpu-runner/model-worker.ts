@@ -6,15 +6,24 @@ import type { ErrorCode } from "../shared/errors.ts";
 import { adaptersOf, type PictureRequest } from "../shared/picture.ts";
 import type { ProgressReport } from "../shared/protocol.ts";
 import { AdapterStore } from "./adapters/store.ts";
-import type { DiffusionModel } from "./components.ts";
+import type { TrainableModel } from "./components.ts";
 import { loadDiffusionModel } from "./load.ts";
-import { type BatchItem, cells, type FromWorker, isCanceled, toWorkerSchema, workerDataSchema } from "./model-messages.ts";
+import {
+  type BatchItem,
+  cells,
+  type FromWorker,
+  isCanceled,
+  type TrainingTask,
+  toWorkerSchema,
+  workerDataSchema,
+} from "./model-messages.ts";
 import type { RegisteredModel } from "./model-registry.ts";
 import { ModelShelf, type Shelved } from "./model-shelf.ts";
-import type { PictureContext, PictureModel } from "./pipeline/context.ts";
+import type { PictureContext } from "./pipeline/context.ts";
 import { fitPreviewMap } from "./pipeline/preview.ts";
 import { runPictures } from "./pipeline/run-picture.ts";
 import { tokenizersOf } from "./tokenizer/model-tokenizers.ts";
+import { computeTraining, type TrainablePictureModel } from "./train/compute-training.ts";
 import { trimDerived } from "./weights/derived-files.ts";
 import { hashModel, openModel } from "./weights/model-source.ts";
 
@@ -46,7 +55,7 @@ function post(message: FromWorker): void {
   port.postMessage(message);
 }
 
-const shelf = new ModelShelf<PictureModel>({
+const shelf = new ModelShelf<TrainablePictureModel>({
   budget: memoryBudget,
   estimate: weightBytes,
   load,
@@ -82,7 +91,7 @@ async function whileLoading<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-function load(path: string, hash: string): Promise<Shelved<PictureModel>> {
+function load(path: string, hash: string): Promise<Shelved<TrainablePictureModel>> {
   return whileLoading(async () => {
     const model = await loadDiffusionModel(path, sessionOptions);
     try {
@@ -101,7 +110,7 @@ function load(path: string, hash: string): Promise<Shelved<PictureModel>> {
 }
 
 /** Of UNet and text encoders. */
-function parametersOf({ weightShapes }: DiffusionModel): number {
+function parametersOf({ weightShapes }: TrainableModel): number {
   const shapes = Object.values(weightShapes).flatMap(component => [...component.values()]);
   return shapes.reduce((sum, shape) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
 }
@@ -111,7 +120,7 @@ function isGivenUp(item: number): boolean {
 }
 
 /** The model, watched: after each of its calls nothing is being opened any more, and a cancel is noticed. */
-function observed(model: DiffusionModel): DiffusionModel {
+function observed(model: TrainableModel): TrainableModel {
   const after = async <T>(call: Promise<T>): Promise<T> => {
     const result = await call;
     if (loads === 0) Atomics.store(memory, cells.loading, 0);
@@ -122,6 +131,7 @@ function observed(model: DiffusionModel): DiffusionModel {
     description: model.description,
     weightShapes: model.weightShapes,
     unet: model.unet,
+    textEncoders: model.textEncoders,
     encodeText: args => after(model.encodeText(args)),
     predict: args => after(model.predict(args)),
     encodeImage: image => after(model.encodeImage(image)),
@@ -161,7 +171,7 @@ async function identify(path: string): Promise<string> {
 }
 
 /** Makes the UNet's session now: the first picture must neither pay for it nor look like a hung thread meanwhile. */
-async function warmUp(model: DiffusionModel): Promise<void> {
+async function warmUp(model: TrainableModel): Promise<void> {
   const { unetInputChannels, crossAttentionDim, addedConditions, textEncoders, readsGuidance } = model.description;
   const zeros = (...shape: number[]) => ({ data: new Float32Array(shape.reduce((product, dim) => product * dim, 1)), shape });
   await model.predict({
@@ -178,7 +188,7 @@ async function warmUp(model: DiffusionModel): Promise<void> {
 /** A model that this machine lacks or cannot load. */
 class ModelUnavailable extends Error {}
 
-async function modelOf(hash: string): Promise<PictureModel> {
+async function modelOf(hash: string): Promise<TrainablePictureModel> {
   const found = [...catalog.configured, ...catalog.registered].find(model => model.hash === hash);
   if (!found) throw new ModelUnavailable(`This runner does not hold the model ${hash}.`);
   return shelf.use(hash, found.path).catch(error => {
@@ -238,9 +248,46 @@ async function computeTogether(task: number, batch: readonly BatchItem[], items:
   return true;
 }
 
+/** Computes a training; it stops between two steps, after a last checkpoint. */
+async function trainTask(task: number, training: TrainingTask): Promise<void> {
+  const [item, abort] = [0, new AbortController()];
+  current = { task, items: [item], abort };
+  shelf.unpin();
+  try {
+    const result = await computeTraining(training, {
+      model: await modelOf(training.request.model),
+      pictures: contextOf([training]),
+      options: sessionOptions,
+      onEvent: event => {
+        // Graphs are made and files are written between the steps of one phase and those of the next: no step is missed meanwhile.
+        if (event.type !== "sample") Atomics.store(memory, cells.loading, event.type === "phase" ? 1 : 0);
+        post({ type: "event", task, item, event });
+      },
+      onCheckpoint: path => post({ type: "checkpoint", task, item, path }),
+      yieldTo: async () => {
+        alive();
+        await new Promise(resolve => setImmediate(resolve));
+        if (isGivenUp(item)) abort.abort(new Error("the training was canceled"));
+      },
+      signal: abort.signal,
+    });
+    post({ type: "trained", task, item, result });
+  } catch (error) {
+    if (abort.signal.aborted) post({ type: "canceled", task, item });
+    else post({ type: "failed", task, item, ...failure(error) });
+  } finally {
+    current = undefined;
+    Atomics.store(memory, cells.loading, 0);
+  }
+  await adapters.trim();
+  trimDerived(cacheDir, cacheBudget);
+  postResident();
+  post({ type: "done", task });
+}
+
 /** What the pictures of a batch need from outside. */
-function contextOf(batch: readonly BatchItem[]): PictureContext {
-  const find = (what: string, paths: (item: BatchItem) => Record<string, string>) => (name: string) => {
+function contextOf(batch: readonly Pick<BatchItem, "inputs">[]): PictureContext {
+  const find = (what: string, paths: (item: Pick<BatchItem, "inputs">) => Record<string, string>) => (name: string) => {
     const path = batch.map(item => paths(item)[name]).find(found => found !== undefined);
     if (path === undefined) throw new Error(`the ${what} ${name} was not fetched`);
     return path;
@@ -288,6 +335,7 @@ function isDiskFull(error: unknown): boolean {
 port.on("message", (value: unknown) => {
   const message = toWorkerSchema.parse(value);
   if (message.type === "compute") void compute(message.task, message.items);
+  else if (message.type === "train") void trainTask(message.task, message.training);
   else catalog.registered = message.models;
 });
 

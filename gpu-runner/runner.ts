@@ -1,3 +1,5 @@
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ulid } from "ulid";
 import { ENGINE_VERSION } from "../shared/engine.ts";
@@ -13,6 +15,8 @@ import { type RegisteredModel, readModelRegistry, watchModelRegistry } from "./m
 import { ComputeCanceled, ComputeFailed, type ComputeItem, ModelThread } from "./model-thread.ts";
 import type { Picture } from "./pipeline/context.ts";
 import { ProgressReporter } from "./progress.ts";
+import { TrainingReporter } from "./training-events.ts";
+import { CheckpointUploads, fetchCheckpoint, uploadFiles } from "./training-files.ts";
 import { UploadRefused, uploadDefaults, uploadResult } from "./uploads.ts";
 
 export interface RunnerOptions {
@@ -27,6 +31,10 @@ export interface RunnerOptions {
 
 /** Results that may wait for the edge at once, beside the other members of a batch; past it no more work is taken, so that they can't pile up in memory. */
 const MAX_UNFINISHED = 4;
+/** How long a draining runner waits for a training's last checkpoint to be written and uploaded, in milliseconds. */
+const CHECKPOINT_GRACE_MS = 15_000;
+/** Most time before an attempt's deadline at which a training ends in good order, so that its files are written and uploaded, in milliseconds. */
+const MOST_MARGIN_MS = 120_000;
 /** Hashes that `ready` names at most. */
 const MOST_RESIDENT = 256;
 /** Least time between two sendings of the same `complete` on one socket, in milliseconds. */
@@ -52,6 +60,8 @@ export class Runner {
   #saidReady: string | undefined;
   #credit = 0;
   #draining = false;
+  /** The latest training: resolves when nothing of it is under way here any more. */
+  #training: Promise<void> = Promise.resolve();
 
   constructor(options: RunnerOptions) {
     const { config, log, metrics, workerScript, onStuck } = options;
@@ -147,6 +157,7 @@ export class Runner {
     const unfinished = this.#leases.all();
     if (unfinished.length > 0) this.#options.log.warn({ leases: unfinished.length }, "the grace period is over with leases held");
     this.thread.cancel();
+    await Promise.race([this.#training, delay(CHECKPOINT_GRACE_MS)]);
     this.#release([...this.#leases.inPhase("computing"), ...this.#leases.inPhase("uploading")]);
     await this.#connection.close();
     return this.thread.stop();
@@ -161,6 +172,7 @@ export class Runner {
       provider: this.#options.config.provider,
       models: this.#modelHashes(),
       max_batch: this.#options.config.maxBatch,
+      trains: this.#options.config.trains,
       leases: this.#leases.all().map(leaseId),
     };
   }
@@ -249,7 +261,9 @@ export class Runner {
     const batch = this.thread.state === "idle" && !this.#draining ? this.#leases.next() : [];
     const held = new Set(this.#modelHashes());
     for (const lease of batch) {
-      const missing = [lease.request.model, lease.request.refiner?.model].find(hash => hash !== undefined && !held.has(hash));
+      const missing = [lease.request.model, lease.kind === "picture" ? lease.request.refiner?.model : undefined].find(
+        hash => hash !== undefined && !held.has(hash),
+      );
       if (missing !== undefined) {
         const error = new ComputeFailed("model_unavailable", `This runner does not hold the model ${missing}.`, false);
         this.#fail(lease, error, error);
@@ -264,7 +278,15 @@ export class Runner {
     for (const lease of leases) this.#leases.advance(lease, "computing");
     const began = performance.now();
     const deadline = Math.min(...leases.map(({ attemptDeadline }) => attemptDeadline));
-    const pictures = this.thread.compute(leases.map(this.#itemOf), deadline);
+    const [first] = leases;
+    if (first?.kind === "training") {
+      this.#training = this.#train(first).finally(() => this.#threadChanged());
+      return;
+    }
+    const pictures = this.thread.compute(
+      leases.flatMap(lease => (lease.kind === "picture" ? [this.#itemOf(lease)] : [])),
+      deadline,
+    );
     for (const [item, lease] of leases.entries()) void this.#follow(lease, item, pictures[item]!, began);
     void Promise.allSettled(pictures).then(() => {
       this.#options.metrics.batchSize.observe(leases.length);
@@ -272,7 +294,51 @@ export class Runner {
     });
   }
 
-  #itemOf = (lease: HeldLease): ComputeItem => {
+  /** A training, from the checkpoint that may be there to the upload of what it makes. */
+  async #train(lease: HeldLease & { kind: "training" }): Promise<void> {
+    const { config, metrics } = this.#options;
+    const upload = { edgeUrl: config.edgeUrl, ...uploadDefaults, onRetry: this.#uploadRetried(lease) };
+    const events = new TrainingReporter(lease, config.edgeUrl, problem => {
+      metrics.progressFailures.inc();
+      this.#logOf(lease).debug({ problem }, "events did not arrive");
+    });
+    const onFailure = (error: unknown) => this.#logOf(lease).warn({ error: messageOf(error) }, "a checkpoint could not be uploaded");
+    const checkpoints = new CheckpointUploads(lease, { ...upload, everyMs: config.checkpointMs, onFailure });
+    const folder = join(config.cacheDir, "trainings", `${lease.execution}-${lease.epoch}`);
+    const stop = () => this.thread.cancel();
+    try {
+      await mkdir(folder, { recursive: true });
+      const resumeFrom = await fetchCheckpoint(lease, config.edgeUrl, folder);
+      lease.ended.throwIfAborted();
+      lease.ended.addEventListener("abort", stop, { once: true });
+      const { request, fetched: inputs = { files: {}, adapters: {} }, attemptDeadline } = lease;
+      const margin = Math.min(MOST_MARGIN_MS, (attemptDeadline - Date.now()) / 5);
+      const task = { request, inputs, folder, resumeFrom, deadline: Math.floor(attemptDeadline - margin) };
+      const run = { onEvent: events.report.bind(events), onCheckpoint: checkpoints.offer.bind(checkpoints) };
+      const result = await this.thread.train(task, run, attemptDeadline);
+      if (!this.#leases.advance(lease, "uploading")) return;
+      await events.flushed();
+      if ((await uploadFiles(lease, join(folder, "result"), result.files, upload)) === "stale")
+        this.#end(lease, "stale", "the edge refused the upload: the lease is over");
+      else if (this.#leases.conclude({ type: "complete", ...leaseId(lease), result })) this.#tell(lease);
+    } catch (error) {
+      // What it came to is not lost: the next attempt goes on from there.
+      await checkpoints.flush();
+      if (!(error instanceof ComputeCanceled) && !lease.ended.aborted) this.#fail(lease, failureOf(error), error);
+    } finally {
+      lease.ended.removeEventListener("abort", stop);
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+
+  #uploadRetried(lease: HeldLease): (problem: string) => void {
+    return problem => {
+      this.#options.metrics.uploadRetries.inc();
+      this.#logOf(lease).warn({ problem }, "the upload is tried again");
+    };
+  }
+
+  #itemOf = (lease: HeldLease & { kind: "picture" }): ComputeItem => {
     const { metrics, config } = this.#options;
     const reporter = new ProgressReporter(lease, config.edgeUrl, problem => {
       metrics.progressFailures.inc();
@@ -306,12 +372,8 @@ export class Runner {
   }
 
   async #upload(lease: HeldLease, picture: Picture): Promise<void> {
-    const { metrics, config } = this.#options;
-    const log = this.#logOf(lease);
-    const onRetry = (problem: string) => {
-      metrics.uploadRetries.inc();
-      log.warn({ problem }, "the upload is tried again");
-    };
+    const { config } = this.#options;
+    const onRetry = this.#uploadRetried(lease);
     try {
       const outcome = await uploadResult(lease, picture, { edgeUrl: config.edgeUrl, ...uploadDefaults, onRetry });
       if (outcome === "stale") {
@@ -374,7 +436,7 @@ export class Runner {
 
   /** One batch at a time, and none while results pile up. `again`: also where nothing changed, since a grant used the credit up. */
   #offerCredit(again = false): void {
-    const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0;
+    const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0 && !this.#isTraining();
     const most = MAX_UNFINISHED + this.#options.config.maxBatch - 1;
     const n = free && this.#leases.all().length < most ? 1 : 0;
     const resident = this.thread.resident.slice(0, MOST_RESIDENT);
@@ -383,6 +445,11 @@ export class Runner {
     if (!this.#connection.send({ type: "ready", n, resident })) return;
     this.#saidReady = said;
     this.#credit = n;
+  }
+
+  /** Also while the thread is still at rest: a picture that is granted then would wait for the whole training. */
+  #isTraining(): boolean {
+    return this.#leases.inPhase("computing").some(({ kind }) => kind === "training");
   }
 
   #logOf({ requestId, execution, epoch }: { requestId: string; execution: string; epoch: number }): Logger {

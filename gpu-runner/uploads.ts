@@ -30,10 +30,29 @@ export class UploadRefused extends Error {
  * 5xx are tried again until the attempt's deadline; `stale` when the edge says that the lease is over (409).
  * @throws UploadRefused; an AbortError when the lease ends meanwhile.
  */
-export async function uploadResult(lease: HeldLease, picture: Picture, options: UploadOptions): Promise<"uploaded" | "stale"> {
+export function uploadResult(
+  lease: HeldLease,
+  { bytes, sha256, mediaType }: Picture,
+  options: UploadOptions,
+): Promise<"uploaded" | "stale"> {
+  const { execution, epoch, capabilities } = lease;
+  return upload(lease, { key: stagingKey(execution, epoch), capability: capabilities.result, mediaType, sha256, body: bytes }, options);
+}
+
+/** Something to be put at an object key. */
+export interface Upload {
+  key: string;
+  capability: string;
+  mediaType: string;
+  sha256: string;
+  body: Uint8Array<ArrayBuffer> | Blob;
+}
+
+/** As `uploadResult`, of anything. */
+export async function upload(lease: HeldLease, file: Upload, options: UploadOptions): Promise<"uploaded" | "stale"> {
   for (let attempt = 0; ; attempt++) {
     lease.activity++;
-    const answer = await putOnce(lease, picture, options);
+    const answer = await putOnce(lease, file, options);
     if (typeof answer === "number" && answer >= 200 && answer < 300) return "uploaded";
     if (answer === 409) return "stale";
     const problem = typeof answer === "number" ? `HTTP ${answer}` : answer;
@@ -48,17 +67,17 @@ export async function uploadResult(lease: HeldLease, picture: Picture, options: 
 }
 
 /** One attempt: the HTTP status, or what kept an answer from coming. */
-async function putOnce(lease: HeldLease, picture: Picture, { edgeUrl, timeoutMs }: UploadOptions): Promise<number | string> {
+async function putOnce(lease: HeldLease, file: Upload, { edgeUrl, timeoutMs }: UploadOptions): Promise<number | string> {
   try {
-    const response = await fetch(new URL(runnerPaths.object(stagingKey(lease.execution, lease.epoch)), edgeUrl), {
+    const response = await fetch(new URL(runnerPaths.object(file.key), edgeUrl), {
       method: "PUT",
       headers: {
-        authorization: `Bearer ${lease.capabilities.result}`,
-        "content-type": picture.mediaType,
-        "x-atelier-sha256": picture.sha256,
+        authorization: `Bearer ${file.capability}`,
+        "content-type": file.mediaType,
+        "x-atelier-sha256": file.sha256,
         "x-request-id": lease.requestId,
       },
-      body: picture.bytes,
+      body: file.body,
       redirect: "manual",
       signal: AbortSignal.any([lease.ended, AbortSignal.timeout(timeoutMs)]),
     });

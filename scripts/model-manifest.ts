@@ -2,12 +2,12 @@ import { existsSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { checkModel, inspectChecked, requireSound } from "../gpu-runner/inspect.ts";
+import { defaultsOf } from "../gpu-runner/model-defaults.ts";
 import type { ModelDescription } from "../gpu-runner/weights/describe.ts";
 import { ModelError } from "../gpu-runner/weights/model-error.ts";
 import { openModel } from "../gpu-runner/weights/model-source.ts";
-import { type ModelFamily, type ModelManifest, modelManifestSchema } from "../shared/model.ts";
+import { type ModelManifest, modelManifestSchema } from "../shared/model.ts";
 import { modelNameSchema } from "../shared/names.ts";
-import { resolveSamplerName } from "../shared/samplers.ts";
 
 /**
  * `atelier.json` in a model's folder, `<name>.atelier.json` beside a single file: what its author recommends. It determines no picture, so
@@ -18,16 +18,6 @@ const recommendationSchema = z.strictObject({
   description: z.string().optional(),
   defaults: modelManifestSchema.shape.defaults.partial().default({}),
 });
-
-type Settings = Pick<ModelManifest["defaults"], "steps" | "guidance_scale">;
-
-/** What diffusers' pipelines of each family take where a request is silent. */
-const familyDefaults = {
-  sd1: { steps: 50, guidance_scale: 7.5 },
-  sd2: { steps: 50, guidance_scale: 7.5 },
-  sdxl: { steps: 50, guidance_scale: 5 },
-  "sdxl-refiner": { steps: 50, guidance_scale: 5 },
-} as const satisfies Record<ModelFamily, Settings>;
 
 /** Sides from a quarter of the size that the model was trained on to four times that: beyond, nothing recognisable comes out. */
 const SIZE_SPAN = 4;
@@ -69,31 +59,6 @@ export async function manifestOf(path: string, choice: { name?: string; pool?: s
     defaults: { ...defaultsOf(model), ...recommended.defaults },
     ...(recommended.description !== undefined && { description: recommended.description }),
   });
-}
-
-function defaultsOf(model: ModelDescription): ModelManifest["defaults"] {
-  const named = resolveSamplerName(String(model.schedulerConfig._class_name));
-  return {
-    width: model.defaultWidth,
-    height: model.defaultHeight,
-    ...(distilledDefaults(model) ?? familyDefaults[model.family]),
-    guidance_rescale: 0,
-    sampler: named?.sampler ?? "ddim",
-    sampler_options: named?.options ?? {},
-    clip_skip: 0,
-  };
-}
-
-/**
- * A distilled model shows in its scheduler's file alone: consistency samplers, or steps counted from the last timestep (Turbo, Lightning,
- * Hyper), which otherwise only models have whose noise ends at zero signal. Few steps and no guidance are what those are made for; a
- * latent consistency model that reads the guidance scale takes the scale of its pipeline.
- */
-function distilledDefaults({ schedulerConfig, predictionType, readsGuidance }: ModelDescription): Settings | null {
-  const { _class_name: name, timestep_spacing: spacing, rescale_betas_zero_snr: zeroTerminal } = schedulerConfig;
-  if (readsGuidance) return { steps: 4, guidance_scale: 8.5 };
-  const fromTheEnd = spacing === "trailing" && zeroTerminal !== true && predictionType === "epsilon";
-  return name === "LCMScheduler" || name === "TCDScheduler" || fromTheEnd ? { steps: 4, guidance_scale: 1 } : null;
 }
 
 function sizesOf({ defaultWidth, defaultHeight, vaeScaleFactor }: ModelDescription): { min_size: number; max_size: number } {

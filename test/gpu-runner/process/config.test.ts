@@ -30,6 +30,8 @@ test("reads what is given and fills in the rest", () => {
     logLevel: "info",
     watchdogMs: 60_000,
     loadMs: 900_000,
+    trains: true,
+    checkpointMs: 60_000,
     drainMs: 25_000,
   });
 });

@@ -30,8 +30,8 @@ function newStore(options: Partial<InputStoreOptions> = {}) {
 function leaseOf(inputs: GrantedInput[], adapters: HeldLease["adapters"] = [], deadlineMs = 10_000) {
   const table = new LeaseTable();
   const granted = { execution: newExecution(), epoch: 1, requestId: "req_1", attemptDeadline: Date.now() + deadlineMs };
-  const capabilities = { result: "r", progress: "p" };
-  table.grant({ ...granted, capabilities, inputs, adapters, request: pictureRequest() }, table.newBatch());
+  const capabilities = { result: "r", progress: "p", checkpoint: null };
+  table.grant({ ...granted, capabilities, inputs, adapters, kind: "picture", request: pictureRequest() }, table.newBatch());
   return { table, lease: table.all()[0]! };
 }
 

@@ -12,9 +12,10 @@ function granted(execution: string, epoch: number): GrantedExecution {
     epoch,
     requestId: "req",
     attemptDeadline: 0,
-    capabilities: { result: "r", progress: "p" },
+    capabilities: { result: "r", progress: "p", checkpoint: null },
     inputs: [],
     adapters: [],
+    kind: "picture" as const,
     request: pictureRequest(),
   };
 }

@@ -21,7 +21,7 @@ type Behaviour = (task: number, item: number, steps: number, ms: number) => unkn
 
 parentPort?.on("message", async (value: unknown) => {
   const message = toWorkerSchema.parse(value);
-  if (message.type === "registered") return;
+  if (message.type !== "compute") return;
   const { task, items } = message;
   for (const [item, { request, inputs }] of items.entries()) {
     const [what = "", argument = "0"] = request.prompt.split(" ");

@@ -39,9 +39,10 @@ function lease(deadlineMs = 10_000): { table: LeaseTable; held: HeldLease } {
     epoch: 3,
     requestId: "req_1",
     attemptDeadline,
-    capabilities: { result: "r", progress: "p" },
+    capabilities: { result: "r", progress: "p", checkpoint: null },
     inputs: [],
     adapters: [],
+    kind: "picture" as const,
     request: pictureRequest(),
   };
   table.grant(granted, table.newBatch());

@@ -1,0 +1,62 @@
+/** A training in the model thread: the trainer with this runner's models, stores and signs of life. */
+import type { TrainingEvent, TrainingRequest, TrainingResult } from "../../shared/training.ts";
+import { readTensorFile } from "../adapters/read-tensors.ts";
+import type { TrainableModel } from "../components.ts";
+import { defaultsOf } from "../model-defaults.ts";
+import type { TrainingTask } from "../model-messages.ts";
+import type { PictureContext, PictureModel } from "../pipeline/context.ts";
+import type { OpenedStep } from "./context.ts";
+import { methods } from "./methods/index.ts";
+import { AdamW } from "./optimizer.ts";
+import { train } from "./trainer.ts";
+import type { TrainingOptions } from "./training-session.ts";
+
+/** The request's model, whose parts can be built anew. */
+export interface TrainablePictureModel extends PictureModel {
+  model: TrainableModel;
+}
+
+export interface ComputeTraining {
+  model: TrainablePictureModel;
+  pictures: PictureContext;
+  options: TrainingOptions;
+  onEvent(event: TrainingEvent): void;
+  onCheckpoint(path: string): void;
+  yieldTo(): Promise<void>;
+  signal: AbortSignal;
+}
+
+/** @throws as `train`; RangeError for a method that this engine does not train */
+export function computeTraining(task: TrainingTask, { model, pictures, options, ...rest }: ComputeTraining): Promise<TrainingResult> {
+  const { request, inputs, folder, resumeFrom, deadline } = task;
+  return train(request, {
+    ...{ model, pictures, folder, resumeFrom, deadline, cacheDir: options.cacheDir },
+    ...{ defaults: defaultsOf(model.model.description), file: pictures.inputs.file },
+    openStep: () => openStep(model, request, options, inputs.adapters),
+    openOptimiser: async (tensors, settings) => new AdamW(tensors, settings),
+    ...rest,
+  });
+}
+
+async function openStep(
+  { model, tokenizers }: TrainablePictureModel,
+  request: TrainingRequest,
+  options: TrainingOptions,
+  adapters: Readonly<Record<string, string>>,
+): Promise<OpenedStep> {
+  const { settings } = request;
+  const shared = { model, tokenizers, request, options, start: null };
+  if (settings.method === "lora") {
+    const from = settings.start_from;
+    if (from === null) return methods.lora({ ...shared, settings });
+    const path = adapters[from];
+    if (path === undefined) throw new Error(`the adapter ${from} was not fetched`);
+    return methods.lora({ ...shared, settings, start: await readTensorFile(path) });
+  }
+  if (settings.method === "textual-inversion") return methods["textual-inversion"]({ ...shared, settings });
+  if (settings.method === "dreambooth") return methods.dreambooth({ ...shared, settings });
+  if (settings.method === "hypernetwork") return methods.hypernetwork({ ...shared, settings });
+  if (settings.method === "hyper-lora") return methods["hyper-lora"]({ ...shared, settings });
+  if (settings.method === "controlnet") return methods.controlnet({ ...shared, settings });
+  throw new RangeError(`settings.method: expected one of ${Object.keys(methods).join(", ")}, got ${settings.method}`);
+}
