@@ -14,12 +14,18 @@ import { type TrainingOptions, TrainingSession } from "../training-session.ts";
 import type { BatchTexts } from "../unet-step.ts";
 import { type AdapterPart, AdapterStep } from "./adapter-step.ts";
 
-/** Of a new net: diffusers' widths of the control map's encoder, which ends at the latents' size. */
-export function newControlNetConfig({ unet }: TrainableModel): ControlNetConfig {
+/** diffusers' widths of the control map's encoder, from the full resolution down. */
+const embeddingChannels = [16, 32, 96, 256];
+
+/** Of a new net, whose control map's encoder ends at the latents' size. Throws RangeError for latents that are smaller than an eighth. */
+export function newControlNetConfig({ unet, description: { vaeScaleFactor } }: TrainableModel): ControlNetConfig {
+  const levels = Math.log2(vaeScaleFactor) + 1;
+  if (levels > embeddingChannels.length)
+    throw new RangeError(`ControlNet: expected a base whose latents are at least an eighth of the picture's size, got 1/${vaeScaleFactor}`);
   return {
     unet: { ...unet.config, guidanceWidth: null },
     conditioningChannels: 3,
-    embeddingChannels: [16, 32, 96, 256],
+    embeddingChannels: embeddingChannels.slice(0, levels),
     channelOrder: "rgb",
     globalPool: false,
     union: null,

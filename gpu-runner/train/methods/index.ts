@@ -4,7 +4,10 @@ import type { TensorF32, TrainableModel } from "../../components.ts";
 import type { ClipTokenizer } from "../../tokenizer/clip.ts";
 import type { OpenedStep } from "../context.ts";
 import type { TrainingOptions } from "../training-session.ts";
+import { newControlNetConfig, openControlNetStep } from "./controlnet.ts";
 import { openDreamBoothStep } from "./dreambooth.ts";
+import { openHyperLoraStep, standardShape } from "./hyper-lora.ts";
+import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
 import { loraLayers, openLoraStep, startFrom } from "./lora.ts";
 import { initialRows, openInversionStep } from "./textual-inversion.ts";
 
@@ -35,4 +38,18 @@ export const methods = {
     );
     return { step: openInversionStep(model, rows, options) };
   },
+  hypernetwork: async ({ model, settings, request, options }) => {
+    const { layer_structure: structure, activation, layer_norm: layerNorm, activate_output: activateOutput } = settings;
+    const shape = { widths: contextWidths(model.unet.config), structure, activation, layerNorm, activateOutput, dropout: null };
+    return { step: openHyperNetworkStep(model, shape, request.seed, options) };
+  },
+  "hyper-lora": async ({ model, settings, request, options }) => {
+    if (settings.fine_tune_steps > 0)
+      throw new RangeError(`settings.fine_tune_steps: expected 0 (train a LoRA from the result instead), got ${settings.fine_tune_steps}`);
+    const step = openHyperLoraStep(model, standardShape(request.concepts.length, settings.rank), request.seed, options);
+    return { step, predicted: () => step.predicted() };
+  },
+  controlnet: async ({ model, request, options }) => ({
+    step: openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 1, seed: request.seed }, options),
+  }),
 } satisfies { readonly [M in TrainingMethod]?: OpenMethod<M> };
