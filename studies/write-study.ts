@@ -84,9 +84,9 @@ function main([folder = ""]: readonly string[]): void {
   const sections = Object.keys(conceptPlans).map(method => section(folder, method));
   const text = `# Study: does it learn?
 
-Written by \`node studies/write-study.ts\`. The [pocket model](../models/pocket/README.md) learns concepts that no caption of its training named, from eight pictures each (\`studies/concepts\`); eight others are held out. One process trains and exports; another opens the exported file and scores it, with pictures of the world (\`studies/world\`) as what must not be forgotten. Both are \`studies/in-process.ts\`, on the engine without the API around it. Settings stand in \`studies/plans.ts\`; what the scores mean, in [training.md](training.md).
+Written by \`node studies/write-study.ts\`. The [pocket model](../models/pocket/README.md) learns concepts that no caption of its training named, from eight pictures each (\`studies/concepts\`); eight others are held out. One process trains and exports; another opens the exported file and scores it, with pictures of the world (\`studies/world\`) as what must not be forgotten. Both are \`studies/in-process.ts\`, on the engine without the API around it. Settings stand in \`studies/plans.ts\`; what the scores mean, in [training.md](training.md). The base that textual inversion is compared with reads the initial words in the place of the token, not the rare word itself, so that its gains are greater than those of other methods would be.
 
-A concept counts as learned with a gain of at least ${percent(thresholds.gain)} whose interval lies above 0, a binding above 0, and a prior ratio of at most ${thresholds.prior}. Seconds are those of the training steps, on a machine of two cores that others used at the same time.
+A concept counts as learned with a gain of at least ${percent(thresholds.gain)} whose interval lies above 0, a binding above 0, and a prior ratio of at most ${thresholds.prior}. Seconds are those of the training steps, on a machine of two cores that other work used at the same time. Concepts that are not listed were not trained; nor were DreamBooth, HyperNetworks, ControlNet and IP-Adapter where they have no section.
 ${sections.join("")}${controlSection(folder)}`;
   writeFileSync(new URL("../docs/study.md", import.meta.url), text);
 }
