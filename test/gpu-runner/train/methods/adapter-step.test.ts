@@ -2,8 +2,12 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { TrainableModel } from "../../../../gpu-runner/components.ts";
+import { adapterDiskFiles } from "../../../../gpu-runner/adapters/content-hash.ts";
+import { openControlNet } from "../../../../gpu-runner/adapters/controlnet/controlnet.ts";
+import { openHyperNetwork } from "../../../../gpu-runner/adapters/hypernetwork.ts";
+import type { PredictArgs, TensorF32, TrainableModel } from "../../../../gpu-runner/components.ts";
 import { loadDiffusionModel } from "../../../../gpu-runner/load.ts";
+import { writeTensors } from "../../../../gpu-runner/train/export/result.ts";
 import type { AdapterStep } from "../../../../gpu-runner/train/methods/adapter-step.ts";
 import { newControlNetConfig, openControlNetStep } from "../../../../gpu-runner/train/methods/controlnet.ts";
 import { openHyperLoraStep, orthonormal, standardShape } from "../../../../gpu-runner/train/methods/hyper-lora.ts";
@@ -64,20 +68,20 @@ async function slopeRatio(step: AdapterStep): Promise<number> {
   return (above - below) / (2 * length * square);
 }
 
-describe("a new adapter's first step", () => {
-  const open = {
-    hypernetwork: () => {
-      const form = { structure: [1, 2, 1], activation: "tanh", layerNorm: false, activateOutput: false, dropout: null } as const;
-      return openHyperNetworkStep(model, { ...form, widths: contextWidths(model.unet.config) }, 7, options);
-    },
-    controlnet: () => openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 0.5, seed: 7 }, options),
-    "hyper-lora": () => openHyperLoraStep(model, standardShape(2, 2), 7, options),
-    "ip-adapter": () => {
-      const width = model.unet.config.crossAttentionDim;
-      return openIpAdapterStep(model, { variant: "base", width, tokens: 2, imageWidth: 12 }, 7, options);
-    },
-  };
+const open = {
+  hypernetwork: () => {
+    const form = { structure: [1, 2, 1], activation: "tanh", layerNorm: false, activateOutput: false, dropout: null } as const;
+    return openHyperNetworkStep(model, { ...form, widths: contextWidths(model.unet.config) }, 7, options);
+  },
+  controlnet: () => openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 0.5, seed: 7 }, options),
+  "hyper-lora": () => openHyperLoraStep(model, standardShape(2, 2), 7, options),
+  "ip-adapter": () => {
+    const width = model.unet.config.crossAttentionDim;
+    return openIpAdapterStep(model, { variant: "base", width, tokens: 2, imageWidth: 12 }, 7, options);
+  },
+};
 
+describe("a new adapter's first step", () => {
   test.each(["controlnet", "hyper-lora"] as const)("%s begins as the base model, exactly but for rounding", async method => {
     const step = open[method]();
     const base = await total(step, false);
@@ -90,6 +94,47 @@ describe("a new adapter's first step", () => {
     const ratio = await slopeRatio(step);
     expect(ratio).toBeGreaterThan(0.97);
     expect(ratio).toBeLessThan(1.03);
+    await step.release();
+  });
+});
+
+/** The weighted loss of a prediction that is served. */
+function lossOf({ data }: TensorF32): number {
+  const { target } = twoItems();
+  return data.reduce((sum, value, i) => sum + 0.5 * (value - target.data[i]!) ** 2, 0) / (data.length / 2);
+}
+
+describe("what is served of a result's tensors is what was trained", () => {
+  const conditions = (): Pick<PredictArgs, "sample" | "timesteps" | "encoderHiddenStates"> => {
+    const { sample, timesteps, encoderHiddenStates } = twoItems();
+    return { sample, timesteps, encoderHiddenStates: encoderHiddenStates! };
+  };
+  const written = (step: AdapterStep, path: string, metadata: Record<string, string> = {}): string => {
+    const tensors = step.tensors.list.map(({ name, shape }) => ({ name, shape, data: step.tensors.value(name).data }));
+    writeTensors(cacheDir, path, tensors, metadata);
+    return join(cacheDir, path);
+  };
+
+  test("hypernetwork", async () => {
+    const step = open.hypernetwork();
+    await slopeRatio(step);
+    const options = { layer_structure: [1, 2, 1], activation_func: "tanh", is_layer_norm: false, activate_output: false };
+    const metadata = Object.fromEntries(Object.entries(options).map(([name, value]) => [name, JSON.stringify(value)]));
+    const file = written(step, "served/hypernetwork.safetensors", metadata);
+    const adapter = await openHyperNetwork(adapterDiskFiles(file), "sha256:1");
+    const uses = [{ adapter, weight: 1 }];
+    const served = await model.predict({ ...conditions(), hypernetworks: [uses, uses] });
+    expect(lossOf(served)).toBeCloseTo(await total(step, true), 4);
+    await step.release();
+  });
+
+  test("controlnet", async () => {
+    const step = openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 1, seed: 7 }, options);
+    await slopeRatio(step);
+    const net = await openControlNet(written(step, "served/controlnet.safetensors"), model.unet, options);
+    const control = await net.run({ ...conditions(), cond: twoItems().controlMap!, control: null });
+    expect(lossOf(await model.predict({ ...conditions(), control }))).toBeCloseTo(await total(step, true), 4);
+    await net.release();
     await step.release();
   });
 });
