@@ -82,7 +82,7 @@ const published = {
 const small = {
   lora: {
     settings: { ...published.lora.settings, rank: 8, alpha: 8, text_encoder: true },
-    steps: 100,
+    steps: 40,
     batch: 4,
     learningRate: 3e-4,
   },
