@@ -1,12 +1,12 @@
 /** A training in the model thread: the trainer with this runner's models, stores and signs of life. */
-import type { TrainingEvent, TrainingRequest, TrainingResult } from "../../shared/training.ts";
+import type { MethodSettingsOf, TrainingEvent, TrainingMethod, TrainingRequest, TrainingResult } from "../../shared/training.ts";
 import { readTensorFile } from "../adapters/read-tensors.ts";
 import type { TrainableModel } from "../components.ts";
 import { defaultsOf } from "../model-defaults.ts";
 import type { TrainingTask } from "../model-messages.ts";
 import type { PictureContext, PictureModel } from "../pipeline/context.ts";
 import type { OpenedStep } from "./context.ts";
-import { methods } from "./methods/index.ts";
+import { type MethodArgs, methods } from "./methods/index.ts";
 import { AdamW } from "./optimizer.ts";
 import { train } from "./trainer.ts";
 import type { TrainingOptions } from "./training-session.ts";
@@ -38,6 +38,7 @@ export function computeTraining(task: TrainingTask, { model, pictures, options, 
   });
 }
 
+/** A LoRA goes on from an adapter where it is told to. */
 async function openStep(
   { model, tokenizers }: TrainablePictureModel,
   request: TrainingRequest,
@@ -45,18 +46,23 @@ async function openStep(
   adapters: Readonly<Record<string, string>>,
 ): Promise<OpenedStep> {
   const { settings } = request;
-  const shared = { model, tokenizers, request, options, start: null };
-  if (settings.method === "lora") {
-    const from = settings.start_from;
-    if (from === null) return methods.lora({ ...shared, settings });
-    const path = adapters[from];
-    if (path === undefined) throw new Error(`the adapter ${from} was not fetched`);
-    return methods.lora({ ...shared, settings, start: await readTensorFile(path) });
-  }
-  if (settings.method === "textual-inversion") return methods["textual-inversion"]({ ...shared, settings });
-  if (settings.method === "dreambooth") return methods.dreambooth({ ...shared, settings });
-  if (settings.method === "hypernetwork") return methods.hypernetwork({ ...shared, settings });
-  if (settings.method === "hyper-lora") return methods["hyper-lora"]({ ...shared, settings });
-  if (settings.method === "controlnet") return methods.controlnet({ ...shared, settings });
-  throw new RangeError(`settings.method: expected one of ${Object.keys(methods).join(", ")}, got ${settings.method}`);
+  const from = settings.method === "lora" ? settings.start_from : null;
+  const path = from === null ? null : adapters[from];
+  if (path === undefined) throw new Error(`the adapter ${from} was not fetched`);
+  return openMethod(settings.method, settings, {
+    ...{ model, tokenizers, request, options },
+    start: path === null ? null : await readTensorFile(path),
+  });
+}
+
+const openers: { readonly [M in TrainingMethod]?: (args: MethodArgs<M>) => Promise<OpenedStep> } = methods;
+
+function openMethod<M extends TrainingMethod>(
+  method: M,
+  settings: MethodSettingsOf<M>,
+  rest: Omit<MethodArgs<M>, "settings">,
+): Promise<OpenedStep> {
+  const open = openers[method];
+  if (!open) throw new RangeError(`settings.method: expected one of ${Object.keys(openers).join(", ")}, got ${method}`);
+  return open({ ...rest, settings });
 }

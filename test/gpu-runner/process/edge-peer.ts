@@ -4,10 +4,19 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { ulid } from "ulid";
 import { type WebSocket, WebSocketServer } from "ws";
+import { canonicalize, sha256Hex } from "../../../shared/canonical.ts";
 import { ENGINE_VERSION, PROTOCOL_VERSION } from "../../../shared/engine.ts";
-import { canonicalPictureRequest, hashPictureRequest, type PictureRequest, plainPicture } from "../../../shared/picture.ts";
-import { type DispatcherMessage, type Lease, type RunnerMessage, runnerMessageSchema, runnerPaths } from "../../../shared/protocol.ts";
+import { type PictureRequest, plainPicture } from "../../../shared/picture.ts";
+import {
+  checkpointKey,
+  type DispatcherMessage,
+  type Lease,
+  type RunnerMessage,
+  runnerMessageSchema,
+  runnerPaths,
+} from "../../../shared/protocol.ts";
 import { type GrantClaims, type PrivateJwk, privateJwkSchema, publicJwk, sign } from "../../../shared/signing.ts";
+import type { TrainingRequest } from "../../../shared/training.ts";
 
 export const TOKEN = `rnr_${ulid()}.${randomBytes(24).toString("base64url")}`;
 
@@ -47,9 +56,14 @@ export function sha256(content: string): string {
 }
 
 export interface Granted extends Lease {
-  request: PictureRequest;
+  request: PictureRequest | TrainingRequest;
   inputs?: GrantClaims["executions"][number]["inputs"];
   adapters?: GrantClaims["executions"][number]["adapters"];
+}
+
+function capabilities(execution: string, epoch: number, isTraining: boolean): GrantClaims["executions"][number]["capabilities"] {
+  const checkpoint = { put: `checkpoint.${execution}.${epoch}`, get: `read.${checkpointKey(execution)}` };
+  return { result: `result.${execution}.${epoch}`, progress: `progress.${execution}.${epoch}`, checkpoint: isTraining ? checkpoint : null };
 }
 
 /** Everything of a grant that a test may want to be wrong. */
@@ -78,17 +92,17 @@ export class EdgePeer {
   readonly messages: RunnerMessage[] = [];
   readonly uploads: Upload[] = [];
   /** What a runner may read, by object key, and how often each was asked for. */
-  readonly objects = new Map<string, string>();
+  readonly objects = new Map<string, string | Buffer>();
   readonly reads: { path: string; token: string; range: string | undefined }[] = [];
   /** Answers a read in another way. True where it has. */
-  onRead: (response: ServerResponse, content: string, read: number) => boolean = () => false;
+  onRead: (response: ServerResponse, content: string | Buffer, read: number) => boolean = () => false;
   readonly progress: { path: string; token: string; body: unknown }[] = [];
   /** Status of the upgrade: 101 opens a socket. */
   upgradeStatus = 101;
   autoPong = true;
   welcomes = true;
   heartbeatMs = 100;
-  uploadStatus: () => number = () => 200;
+  uploadStatus: (path: string) => number = () => 200;
   verdict: (lease: Lease) => "keep" | "abandon" = () => "keep";
   commits = true;
   connections = 0;
@@ -168,11 +182,12 @@ export class EdgePeer {
         executions.map(async ({ execution, epoch, request, inputs = [], adapters = [] }) => ({
           execution,
           epoch: changes.claimedEpoch ?? epoch,
-          params_sha256: await hashPictureRequest(changes.claimedParams ?? canonicalPictureRequest(request)),
+          params_sha256: await sha256Hex(changes.claimedParams ?? canonicalize(request)),
           attempt_deadline: attemptDeadline,
           request_id: `req_${ulid()}`,
-          kind: "picture" as const,
-          capabilities: { result: `result.${execution}.${epoch}`, progress: `progress.${execution}.${epoch}`, checkpoint: null },
+          ...("settings" in request
+            ? { kind: "training" as const, capabilities: capabilities(execution, epoch, true) }
+            : { kind: "picture" as const, capabilities: capabilities(execution, epoch, false) }),
           inputs,
           adapters,
         })),
@@ -185,7 +200,7 @@ export class EdgePeer {
       executions: executions.map(({ execution, epoch, request }) => ({
         execution,
         epoch,
-        params: changes.sentParams ?? canonicalPictureRequest(request),
+        params: changes.sentParams ?? canonicalize(request),
       })),
     });
   }
@@ -244,7 +259,7 @@ export class EdgePeer {
     } else {
       const contentLength = Number(request.headers["content-length"]);
       this.uploads.push({ path, token, sha256: String(request.headers["x-atelier-sha256"]), contentLength, body });
-      response.writeHead(this.uploadStatus()).end();
+      response.writeHead(this.uploadStatus(path)).end();
     }
     this.#wake();
   }

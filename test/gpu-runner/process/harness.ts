@@ -9,7 +9,7 @@ import { type EdgePeer, TOKEN } from "./edge-peer.ts";
 export const scriptedWorker = new URL("./scripted-worker.ts", import.meta.url);
 export const silent = createLogger("fatal", { write: () => {} });
 
-export function runnerFor(peer: EdgePeer, environment: Record<string, string> = {}) {
+export function runnerFor(peer: EdgePeer, environment: Record<string, string> = {}, workerScript = scriptedWorker) {
   const lines: string[] = [];
   const config = readConfig({
     ATELIER_EDGE_URL: peer.url.href,
@@ -25,7 +25,7 @@ export function runnerFor(peer: EdgePeer, environment: Record<string, string> = 
     config,
     log: createLogger("trace", { write: line => lines.push(line) }),
     metrics,
-    workerScript: scriptedWorker,
+    workerScript,
     onStuck: () => stuck++,
   });
   return { runner, metrics, lines, stuck: () => stuck };

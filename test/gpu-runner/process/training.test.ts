@@ -1,0 +1,116 @@
+/** Trainings of the embedded model in real model threads. */
+import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import sharp from "sharp";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import type { Runner } from "../../../gpu-runner/runner.ts";
+import { hashModel, openModel } from "../../../gpu-runner/weights/model-source.ts";
+import { checkpointKey, trainingProgressSchema } from "../../../shared/protocol.ts";
+import type { TrainingEvent, TrainingResult } from "../../../shared/training.ts";
+import { trainingRequest } from "../train/quadratic.ts";
+import { EdgePeer, newExecution, type Upload } from "./edge-peer.ts";
+import { runnerFor } from "./harness.ts";
+
+const pocket = fileURLToPath(new URL("../../../models/pocket", import.meta.url));
+const realWorker = new URL("../../../gpu-runner/model-worker.ts", import.meta.url);
+const cacheDir = mkdtempSync(join(tmpdir(), "atelier-training-"));
+let peer: EdgePeer;
+const runners: Runner[] = [];
+beforeEach(async () => {
+  peer = await EdgePeer.start();
+});
+afterEach(async () => {
+  for (const runner of runners.splice(0)) await runner.drain(0);
+  await peer.close();
+  rmSync(cacheDir, { recursive: true, force: true });
+});
+
+async function newRunner(): Promise<Runner> {
+  const { runner } = runnerFor(peer, { ATELIER_MODELS: pocket, ATELIER_CACHE_DIR: cacheDir, ATELIER_CHECKPOINT_MS: "0" }, realWorker);
+  runners.push(runner);
+  await runner.start();
+  await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a runner that takes work");
+  return runner;
+}
+
+/** A LoRA of the pocket model on one picture, as a grant has it. */
+async function training(steps: number) {
+  const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: "#c04020" } })
+    .png()
+    .toBuffer();
+  const sha256 = createHash("sha256").update(png).digest("hex");
+  const key = `datasets/ten/${sha256}`;
+  peer.objects.set(key, png);
+  const { hash } = await hashModel(openModel(pocket));
+  const items = trainingRequest.items.map(item => ({ ...item, sha256 }));
+  return {
+    request: { ...trainingRequest, model: hash, items, steps, checkpoint_every: 1, accumulation: 1 },
+    inputs: [{ sha256, bytes: png.length, key, capability: `read.${key}` }],
+  };
+}
+
+const isCheckpoint = ({ path }: Pick<Upload, "path">) => path.includes("/checkpoints/");
+const finished = () =>
+  peer
+    .until(() => peer.of("complete").at(-1), "a result", 50_000)
+    .then(({ result }) => {
+      if (!("kind" in result)) throw new Error("expected a training's result");
+      return result;
+    });
+const weights = ({ files }: TrainingResult) => files.filter(({ path }) => path.endsWith(".safetensors")).map(({ sha256 }) => sha256);
+/** Steps that a checkpoint has done. */
+const stepOf = (body: Buffer) => Number(/\\"step\\":(\d+)/.exec(body.toString("latin1"))?.[1]);
+const steps = () =>
+  peer.progress
+    .flatMap(({ body }) => trainingProgressSchema.parse(body).events)
+    .filter((event): event is Extract<TrainingEvent, { type: "step" }> => event.type === "step")
+    .map(({ step }) => step);
+
+test("a drained runner hands its training back with a checkpoint, and another ends it with the same bytes as one that was left alone", async () => {
+  await newRunner();
+  const asked = await training(6);
+  const [alone, execution] = [newExecution(), newExecution()];
+  let refusals = 0;
+  // The first files meet an edge in trouble.
+  peer.uploadStatus = path => (path.includes("/staging/") && refusals++ < 2 ? 503 : 201);
+  await peer.grant([{ ...asked, execution: alone, epoch: 1 }]);
+  const whole = await finished();
+  expect(whole).toMatchObject({ kind: "training", report: { steps: 6, ended_by: "steps" } });
+  expect(refusals).toBeGreaterThan(2);
+  const staged = peer.uploads.filter(upload => !isCheckpoint(upload)).map(({ body }) => createHash("sha256").update(body).digest("hex"));
+  expect(staged).toEqual(expect.arrayContaining(whole.files.map(({ sha256 }) => sha256)));
+  expect(steps().at(-1)).toBe(6);
+
+  const ofIt = () => peer.uploads.filter(({ path }) => path.endsWith(checkpointKey(execution, 1)));
+  await peer.grant([{ ...asked, execution, epoch: 1 }]);
+  await peer.until(() => ofIt().length > 0, "a checkpoint", 30_000);
+  await runners.pop()!.drain(0);
+  expect(peer.of("release").at(-1)?.leases).toEqual([{ execution, epoch: 1 }]);
+  expect(peer.of("complete")).toHaveLength(1);
+
+  peer.objects.set(checkpointKey(execution), ofIt().at(-1)!.body);
+  peer.messages.length = peer.progress.length = 0;
+  await newRunner();
+  await peer.grant([{ ...asked, execution, epoch: 2 }]);
+  const resumed = await finished();
+  expect(weights(resumed)).toEqual(weights(whole));
+  expect(resumed.report.losses).toEqual(whole.report.losses);
+  // It did not begin anew.
+  const next = peer.uploads.find(({ path }) => path.endsWith(checkpointKey(execution, 2)));
+  expect(stepOf(next!.body)).toBe(stepOf(ofIt().at(-1)!.body) + 1);
+});
+
+test("a canceled training stops between two steps and makes room for other work", async () => {
+  await newRunner();
+  const lease = { execution: newExecution(), epoch: 1 };
+  await peer.grant([{ ...(await training(10_000)), ...lease }]);
+  await peer.until(() => steps().length > 0, "a step", 30_000);
+  expect(peer.of("ready").at(-1)?.n).toBe(0);
+  peer.send({ v: 3, type: "cancel", leases: [lease] });
+  await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a runner that takes work again");
+  expect(steps().at(-1)).toBeLessThan(10_000);
+  expect([peer.of("complete"), peer.of("fail")]).toEqual([[], []]);
+});
