@@ -144,7 +144,8 @@ export class Runner {
   }
 
   /**
-   * Takes no more work, lets what runs come to its end for at most `graceMs`, hands back the rest, and disconnects.
+   * Takes no more work, lets pictures that run come to their end for at most `graceMs`, hands back the rest, a training with a last checkpoint,
+   * and disconnects.
    * False where the model thread is stuck in native code and can't be ended.
    */
   async drain(graceMs: number): Promise<boolean> {
@@ -153,7 +154,9 @@ export class Runner {
     this.#offerCredit();
     this.#release(this.#leases.inPhase("granted"));
     const end = Date.now() + graceMs;
-    while (this.#leases.all().length > 0 && Date.now() < end) await delay(50);
+    // A training would not end within it; its checkpoint is all that another runner needs.
+    const isWorthWaiting = () => this.#leases.all().some(({ kind, phase }) => kind === "picture" || phase !== "computing");
+    while (isWorthWaiting() && Date.now() < end) await delay(50);
     const unfinished = this.#leases.all();
     if (unfinished.length > 0) this.#options.log.warn({ leases: unfinished.length }, "the grace period is over with leases held");
     this.thread.cancel();

@@ -118,7 +118,12 @@ export class EdgePeer {
   static async start(): Promise<EdgePeer> {
     const server = createServer();
     const peer = new EdgePeer(server);
-    server.on("request", (request, response) => void peer.#http(request, response));
+    server.on("request", (request, response) => {
+      // A runner whose lease is over cuts its uploads off.
+      void peer.#http(request, response).catch(error => {
+        if (!request.errored) throw error;
+      });
+    });
     server.on("upgrade", (request, socket, head) => {
       peer.upgrades++;
       peer.#wake();

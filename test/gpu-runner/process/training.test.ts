@@ -87,7 +87,7 @@ test("a drained runner hands its training back with a checkpoint, and another en
   const ofIt = () => peer.uploads.filter(({ path }) => path.endsWith(checkpointKey(execution, 1)));
   await peer.grant([{ ...asked, execution, epoch: 1 }]);
   await peer.until(() => ofIt().length > 0, "a checkpoint", 30_000);
-  await runners.pop()!.drain(0);
+  await runners.pop()!.drain(60_000);
   expect(peer.of("release").at(-1)?.leases).toEqual([{ execution, epoch: 1 }]);
   expect(peer.of("complete")).toHaveLength(1);
 
