@@ -17,7 +17,7 @@ export default defineConfig({
         test: { name: "edge", include: ["test/edge/**/*.test.ts"], setupFiles: ["test/edge/setup.ts"], testTimeout: 30_000 },
       },
       {
-        test: { name: "node", include: ["test/{gpu-runner,shared,scripts}/**/*.test.ts"], testTimeout: 60_000 },
+        test: { name: "node", include: ["test/{gpu-runner,shared,scripts,studies}/**/*.test.ts"], testTimeout: 60_000 },
       },
       {
         // The product as a user starts it: real processes, real sockets. One file at a time, since each brings up the whole.
