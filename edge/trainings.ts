@@ -44,6 +44,7 @@ export async function planTraining(
   const parsed = trainingRequestSchema.safeParse(filled);
   if (!parsed.success) throw wrong(fieldErrors(parsed.error, filled));
   const request = parsed.data;
+  requireBuilt(request);
   const errors = [...sizeErrors(request, model), ...itemErrors(request)];
   if (errors.length > 0) throw wrong(errors);
   const params = canonicalize(request satisfies Json);
@@ -59,6 +60,16 @@ export async function planTraining(
       adapters: start ? [{ hash: start.hash, files: start.described }] : [],
     },
   };
+}
+
+/** What the contract has and no runner computes yet. @throws AtelierError unsupported */
+function requireBuilt({ settings, gradient_checkpointing }: TrainingRequest): void {
+  const missing = [
+    settings.method === "ip-adapter" && "settings.method: ip-adapter has its gradients, but no training as a job yet",
+    settings.method === "hyper-lora" && settings.fine_tune_steps > 0 && "settings.fine_tune_steps: only 0; train a LoRA from the result",
+    gradient_checkpointing && "gradient_checkpointing: only false; gradients keep their activations",
+  ].filter(reason => reason !== false);
+  if (missing.length > 0) throw new AtelierError("unsupported", missing.join("; "));
 }
 
 /** A LoRA that a training goes on from. */

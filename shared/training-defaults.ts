@@ -123,9 +123,6 @@ const families = {
   "sdxl-refiner": { rate: 0.5, noiseOffset: 0.0357 },
 } as const satisfies Record<ModelFamily, { rate: number; noiseOffset: number }>;
 
-/** Methods that move so many weights that averages and recomputation are worth their memory and time. */
-const recomputes: readonly TrainingMethod[] = ["dreambooth", "controlnet"];
-
 export const trainingDefaults: TrainingDefaultsOf = (method, family, { parameters, defaults, size_multiple }): TrainingDefaults => {
   const isSmall = parameters < smallBelow;
   const row: Row = (isSmall ? small : published)[method];
@@ -140,7 +137,7 @@ export const trainingDefaults: TrainingDefaultsOf = (method, family, { parameter
     caption_dropout: row.captionDropout ?? 0,
     flip: row.flip ?? false,
     ema: row.ema ?? null,
-    gradient_checkpointing: !isSmall && recomputes.includes(method),
+    gradient_checkpointing: false,
     optimizer: {
       name: "adamw",
       learning_rate: row.learningRate * rate,

@@ -5,6 +5,7 @@ import { sweepOrphans } from "../../../edge/orphans.ts";
 import { settle } from "../../../edge/settle.ts";
 import { adapterViewSchema } from "../../../shared/adapter-resource.ts";
 import { sha256Hex } from "../../../shared/canonical.ts";
+import { problemSchema } from "../../../shared/errors.ts";
 import { sameUlid } from "../../../shared/names.ts";
 import { checkpointKey, runnerPaths, trainingStagingKey } from "../../../shared/protocol.ts";
 import { publicJwk, verify } from "../../../shared/signing.ts";
@@ -94,6 +95,20 @@ describe("a training's acceptance", () => {
       adapters: [],
       files: dataset.items.map(({ sha256, bytes }) => ({ sha256, bytes, key: `datasets/${tenant}/${sha256}` })),
     });
+  });
+
+  it("refuses by name what no runner computes", async () => {
+    const cases = [
+      [{ settings: { method: "ip-adapter" } }, "settings.method"],
+      [{ settings: { method: "hyper-lora", fine_tune_steps: 5 } }, "settings.fine_tune_steps"],
+      [{ gradient_checkpointing: true }, "gradient_checkpointing"],
+    ] as const;
+    for (const [changes, field] of cases) {
+      const answer = await post(asked(changes));
+      const problem = problemSchema.parse(await answer.json());
+      expect([answer.status, problem.code]).toEqual([400, "unsupported"]);
+      expect(problem.detail).toContain(`${field}:`);
+    }
   });
 
   it("is once for an Idempotency-Key, and never joins another", async () => {
