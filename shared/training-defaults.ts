@@ -78,7 +78,7 @@ const published = {
   },
 } as const satisfies Record<TrainingMethod, Row>;
 
-/** For small models, as studies/plans.ts found them on the pocket model: larger steps, fewer of them, larger batches. */
+/** For small models. LoRA and textual inversion as the study measured them on the pocket model (docs/study.md); the others are starting points that no study has confirmed. */
 const small = {
   lora: {
     settings: { ...published.lora.settings, rank: 8, alpha: 8, text_encoder: true },
