@@ -103,7 +103,7 @@ describe("npm run bench", () => {
     const failed = await bench("pockets").catch((error: { code: number; stderr: string }) => error);
     expect(failed).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining("Expected a benchmark (unet, adapters, load, pocket, cache, start), got pockets."),
+      stderr: expect.stringContaining("Expected a benchmark (unet, adapters, load, pocket, cache, start, train), got pockets."),
     });
     expect(() => parseOptions(["--rounds", "0"])).toThrow(UsageError);
     expect(() => parseOptions(["--sizes", "256,100"])).toThrow(/--sizes 1: /);

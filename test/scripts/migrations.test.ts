@@ -54,7 +54,7 @@ test("a database with rows of before adapters is brought up to date, and keeps t
   apply(db, files.slice(2));
   const after = db.prepare("SELECT * FROM executions ORDER BY id").all();
   const inputs = '{"files":[],"adapters":[]}';
-  expect(after).toEqual(before.map(row => ({ ...row, batch_key: "h", inputs })));
+  expect(after).toEqual(before.map(row => ({ ...row, batch_key: "h", kind: "picture", inputs })));
   expect(db.prepare("SELECT x.id FROM job_pictures p JOIN executions x ON x.id = p.execution_id").all()).toEqual([{ id: "live" }]);
   const again = () =>
     insert("executions", {

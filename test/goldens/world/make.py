@@ -53,5 +53,5 @@ for name, scene in CASES.items():
     for kind, plane in planes.items():
         Image.fromarray((plane * 255 + 0.5).astype(np.uint8)).save(os.path.join(here, f"{name}.{kind}.png"), optimize=True)
     cases[name] = dict(scene, fractions=fractions)
-with open(os.path.join(here, "cases.json"), "w") as file:
+with open(os.path.join(here, "scenes.json"), "w") as file:
     json.dump(cases, file, indent=1)

@@ -21,7 +21,7 @@ interface Case {
   parts?: keyof typeof objects;
   fractions: number[];
 }
-const cases: Record<string, Case> = JSON.parse(readFileSync(`${folder}cases.json`, "utf8"));
+const cases: Record<string, Case> = JSON.parse(readFileSync(`${folder}scenes.json`, "utf8"));
 
 /** Fixed fractions instead of random ones, as make.py plays them. */
 function played(fractions: readonly number[]): Draws {
