@@ -66,6 +66,7 @@ await serve(z.object({ side: z.int() }), async ({ side }) => {
     controlMap: null,
     imageEmbeds: null,
     concepts: [0],
+    references: null,
   };
   const start = performance.now();
   const feeds = Object.fromEntries(names.map(name => [name, tensors.value(name)]));

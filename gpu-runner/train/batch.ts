@@ -23,6 +23,8 @@ export interface BatchItem {
   noise: Float32Array;
   /** Of the item's loss. */
   weight: number;
+  /** hyper-lora: latents [C, h, w] of a picture of the same concept and size, and whether its pairs are predicted from these. */
+  reference?: { latents: Float32Array; isUsed: boolean };
 }
 
 export interface BatchSettings {
@@ -76,6 +78,18 @@ export async function assembleBatch(settings: BatchSettings, items: readonly Bat
     controlMap: method === "controlnet" ? concatItems(await Promise.all(items.map(mapOf))) : null,
     imageEmbeds: settings.embed ? concatItems(await Promise.all(items.map(item => embedded(item, settings.embed!)))) : null,
     concepts: items.map(({ source }) => source.item.concept),
+    references: referencesOf(items, [latentChannels, h, w]),
+  };
+}
+
+/** Null unless every item has one. */
+function referencesOf(items: readonly BatchItem[], shape: readonly number[]): StepBatch["references"] {
+  const found = items.flatMap(({ reference }) => reference ?? []);
+  if (found.length < items.length) return null;
+  return {
+    latents: concatItems(found.map(({ latents }) => ({ data: latents, shape: [1, ...shape] }))),
+    used: found.map(({ isUsed }) => isUsed),
+    weights: items.map(({ weight }) => weight),
   };
 }
 

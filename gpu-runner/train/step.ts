@@ -27,6 +27,17 @@ export interface StepBatch {
   imageEmbeds: TensorF32 | null;
   /** Which concept each item shows. */
   concepts: readonly number[];
+  /** hyper-lora: pictures of the items' concepts; null: all codes are the table's. */
+  references: ReferencePictures | null;
+}
+
+export interface ReferencePictures {
+  /** Of one picture per item, without noise, [B, C, h, w]. */
+  latents: TensorF32;
+  /** Whether an item's pairs are predicted from its picture. */
+  used: readonly boolean[];
+  /** Of each item's loss: what the distance of the picture's code from the table's weighs. */
+  weights: readonly number[];
 }
 
 export interface TrainingStep {

@@ -22,47 +22,83 @@ export interface AdapterPart {
   release(): Promise<void>;
 }
 
-export class AdapterStep implements TrainingStep {
-  readonly tensors: TrainedTensors;
+/** The UNet with the inputs of a part, and the texts that it reads. */
+class AdapterSessions {
+  readonly unet: UnetStep;
   readonly #model: TrainableModel;
-  readonly #part: AdapterPart;
   readonly #options: TrainingOptions;
-  readonly #unet: UnetStep;
   readonly #text: TextStep;
   /** The base model's, opened when first asked for. */
   #base: UnetStep | null = null;
 
-  constructor(model: TrainableModel, part: AdapterPart, options: TrainingOptions) {
-    this.tensors = part.tensors;
+  constructor(model: TrainableModel, { features, wrt }: AdapterPart, options: TrainingOptions) {
     this.#model = model;
-    this.#part = part;
     this.#options = options;
-    this.#unet = new UnetStep(model.unet, part.features, part.wrt, options);
+    this.unet = new UnetStep(model.unet, features, wrt, options);
     const plain = model.textEncoders.map(() => ({ trained: null, wrt: [] }));
     this.#text = new TextStep(model, plain, options);
   }
 
-  async gradients(batch: StepBatch): Promise<readonly number[]> {
-    const texts = await this.#texts(batch);
-    const { losses, gradients } = await this.#unet.gradients(batch, texts, await this.#part.forward(batch, texts));
-    await this.#part.backward(batch, texts, gradients);
-    return losses;
-  }
-
-  async losses(batch: StepBatch, adapted: boolean): Promise<readonly number[]> {
-    const texts = await this.#texts(batch);
-    if (adapted) return this.#unet.losses(batch, texts, await this.#part.forward(batch, texts));
+  get base(): UnetStep {
     this.#base ??= new UnetStep(this.#model.unet, {}, [], this.#options);
-    return this.#base.losses(batch, texts, {});
+    return this.#base;
   }
 
-  async release(): Promise<void> {
-    for (const held of [this.#unet, this.#text, this.#part, ...(this.#base ? [this.#base] : [])]) await held.release();
-  }
-
-  async #texts({ encoderHiddenStates, added, inputIds }: StepBatch): Promise<BatchTexts> {
+  async texts({ encoderHiddenStates, added, inputIds }: StepBatch): Promise<BatchTexts> {
     if (encoderHiddenStates) return { encoderHiddenStates, pooled: added?.textEmbeds ?? null };
     const feeds = this.#model.textEncoders.map(({ embeddings }, i) => ({ [embeddingsInput]: embeddings.embed(inputIds[i]!) }));
     return this.#text.states(inputIds, feeds);
   }
+
+  async release(): Promise<void> {
+    for (const held of [this.unet, this.#text, ...(this.#base ? [this.#base] : [])]) await held.release();
+  }
+}
+
+export class AdapterStep implements TrainingStep {
+  readonly tensors: TrainedTensors;
+  readonly #part: AdapterPart;
+  readonly #sessions: AdapterSessions;
+
+  constructor(model: TrainableModel, part: AdapterPart, options: TrainingOptions) {
+    this.tensors = part.tensors;
+    this.#part = part;
+    this.#sessions = new AdapterSessions(model, part, options);
+  }
+
+  async gradients(batch: StepBatch): Promise<readonly number[]> {
+    return partGradients(this.#part, this.#sessions, batch);
+  }
+
+  async losses(batch: StepBatch, adapted: boolean): Promise<readonly number[]> {
+    return partLosses(this.#part, this.#sessions, batch, adapted);
+  }
+
+  async release(): Promise<void> {
+    await this.#sessions.release();
+    await this.#part.release();
+  }
+
+  /** A step over another part of the same features, in the sessions of this one, which outlives it. */
+  withPart(part: AdapterPart): TrainingStep {
+    return {
+      tensors: part.tensors,
+      gradients: batch => partGradients(part, this.#sessions, batch),
+      losses: (batch, adapted) => partLosses(part, this.#sessions, batch, adapted),
+      release: () => part.release(),
+    };
+  }
+}
+
+async function partGradients(part: AdapterPart, sessions: AdapterSessions, batch: StepBatch): Promise<readonly number[]> {
+  const texts = await sessions.texts(batch);
+  const { losses, gradients } = await sessions.unet.gradients(batch, texts, await part.forward(batch, texts));
+  await part.backward(batch, texts, gradients);
+  return losses;
+}
+
+async function partLosses(part: AdapterPart, sessions: AdapterSessions, batch: StepBatch, adapted: boolean): Promise<readonly number[]> {
+  const texts = await sessions.texts(batch);
+  if (adapted) return sessions.unet.losses(batch, texts, await part.forward(batch, texts));
+  return sessions.base.losses(batch, texts, {});
 }

@@ -8,8 +8,8 @@ import { controlNetConfig } from "../../adapters/controlnet/config.ts";
 import { hyperNetworkOptions } from "../../adapters/hypernetwork.ts";
 import { ipProjectionConfig } from "../../adapters/ip-adapter/variant.ts";
 import { readTensorFile } from "../../adapters/read-tensors.ts";
-import type { TensorF32 } from "../../components.ts";
 import { newControlNetConfig, openControlNetStep } from "../../train/methods/controlnet.ts";
+import { shapeOfNet } from "../../train/methods/hyper-lora/net.ts";
 import { openHyperLoraStep } from "../../train/methods/hyper-lora.ts";
 import { openHyperNetworkStep } from "../../train/methods/hypernetwork.ts";
 import { openIpAdapterStep } from "../../train/methods/ip-adapter.ts";
@@ -67,24 +67,18 @@ export async function openIpAdapterCase(args: CaseArgs): Promise<CaseStep> {
 }
 
 export async function openHyperLoraCase(args: CaseArgs): Promise<CaseStep> {
-  const start: ReadonlyMap<string, TensorF32> = await readTensorFile(adapterPath(args));
-  const codes = start.get("codes");
-  const inner = [...start].find(([name]) => name.startsWith("a0."))?.[1];
-  if (!codes || !inner) throw new Error(`case ${args.goldenCase.name}: expected codes and a0.* of a predicting net, got neither`);
-  const trunk = start.get("trunk.0.weight");
-  const shape = {
-    concepts: codes.shape[0]!,
-    codeWidth: codes.shape[1]!,
-    placeWidth: start.get("roles")!.shape[1]!,
-    hiddenWidth: trunk!.shape[0]!,
-    inner: inner.shape[0]!,
-    rank: inner.shape[1]!,
-  };
-  const step = openHyperLoraStep(args.model, shape, 0, args.options);
+  const start = await readTensorFile(adapterPath(args));
+  const step = openHyperLoraStep(args.model, shapeOfNet(start), 0, args.options);
   step.startFrom(start);
-  const extendBatch: CaseStep["extendBatch"] = (batch, index) => ({
-    ...batch,
-    concepts: Array.from(at(args.context.input("concepts"), index).data),
-  });
+  const read = (name: string, index: number | null): number[] => Array.from(at(args.context.input(name), index).data);
+  const extendBatch: CaseStep["extendBatch"] = (batch, index) => {
+    const { shape } = batch.sample;
+    const references = "references" in args.goldenCase.inputs && {
+      latents: { data: Float32Array.from(read("references", index)), shape },
+      used: read("uses_reference", index).map(value => value !== 0),
+      weights: batch.timesteps.map((_, __, { length }) => 1 / length),
+    };
+    return { ...batch, concepts: read("concepts", index), references: references || null };
+  };
   return { step, caseName: sameName, extendBatch };
 }

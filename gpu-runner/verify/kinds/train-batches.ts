@@ -80,6 +80,7 @@ export function caseBatch(
     controlMap: optional("controlnet_cond"),
     imageEmbeds: optional("image_embeds"),
     concepts: Array<number>(batch).fill(0),
+    references: null,
   };
 }
 

@@ -10,7 +10,9 @@ import { loadDiffusionModel } from "../../../../gpu-runner/load.ts";
 import { writeTensors } from "../../../../gpu-runner/train/export/result.ts";
 import type { AdapterStep } from "../../../../gpu-runner/train/methods/adapter-step.ts";
 import { newControlNetConfig, openControlNetStep } from "../../../../gpu-runner/train/methods/controlnet.ts";
-import { openHyperLoraStep, orthonormal, standardShape } from "../../../../gpu-runner/train/methods/hyper-lora.ts";
+import { standardShape } from "../../../../gpu-runner/train/methods/hyper-lora/net.ts";
+import { orthonormal } from "../../../../gpu-runner/train/methods/hyper-lora/orthonormal.ts";
+import { openHyperLoraStep } from "../../../../gpu-runner/train/methods/hyper-lora.ts";
 import { contextWidths, openHyperNetworkStep } from "../../../../gpu-runner/train/methods/hypernetwork.ts";
 import { openIpAdapterStep } from "../../../../gpu-runner/train/methods/ip-adapter.ts";
 import type { StepBatch } from "../../../../gpu-runner/train/step.ts";
@@ -44,6 +46,7 @@ function twoItems(): StepBatch {
     controlMap: wave([2, 3, pixels, pixels], 4),
     imageEmbeds: wave([2, 12], 5),
     concepts: [1, 0],
+    references: null,
   };
 }
 

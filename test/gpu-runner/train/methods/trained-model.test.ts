@@ -40,6 +40,7 @@ function batchOf(ids: readonly number[]): StepBatch {
     controlMap: null,
     imageEmbeds: null,
     concepts: [0],
+    references: null,
   };
 }
 

@@ -1,0 +1,3 @@
+import { testReferenceCases } from "../support/reference-cases.ts";
+
+testReferenceCases("training-pictures");
