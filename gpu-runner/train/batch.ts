@@ -36,6 +36,8 @@ export interface BatchSettings {
   captions: CaptionStates | null;
   /** IP-Adapter: what the image projection reads of a picture, [1, E] or [1, P, E]. */
   embed?: (picture: RgbPicture) => Promise<TensorF32>;
+  /** hyper-lora: the share of a training's items that are predicted from a picture. */
+  referenceShare?: number;
 }
 
 /** Cumulative alphas of the model's forward process, with zero terminal SNR where the request says so (Lin et al. 2024). */

@@ -46,15 +46,25 @@ export function saveCheckpoint(path: string, arrays: CheckpointArrays, progress:
   }
 }
 
+/** The counters alone. @throws ModelError as `loadCheckpoint` */
+export function readProgress(path: string, request: string): TrainingProgressState {
+  return withSafetensors(path, source => progressOf(path, source.metadata, request));
+}
+
+function progressOf(path: string, { progress }: Readonly<Record<string, string>>, request: string): TrainingProgressState {
+  const parsed = progressSchema.safeParse(parseJson(progress ?? ""));
+  if (!parsed.success) throw new ModelError(path, "progress", "the counters of a training", parsed.error.issues[0]!.message);
+  if (parsed.data.request !== request) throw new ModelError(path, "request", request, parsed.data.request);
+  return parsed.data;
+}
+
 /**
  * Fills the arrays. @param request hash of the request that goes on
  * @throws ModelError where the file is of another request, or its arrays are not these
  */
 export function loadCheckpoint(path: string, arrays: CheckpointArrays, request: string): TrainingProgressState {
   return withSafetensors(path, source => {
-    const parsed = progressSchema.safeParse(parseJson(source.metadata.progress ?? ""));
-    if (!parsed.success) throw new ModelError(path, "progress", "the counters of a training", parsed.error.issues[0]!.message);
-    if (parsed.data.request !== request) throw new ModelError(path, "request", request, parsed.data.request);
+    const progress = progressOf(path, source.metadata, request);
     for (const [name, array] of arrays) {
       const { dtype, shape } = source.entry(name);
       const expected = `${array instanceof Float32Array ? "F32" : "U8"} [${array.length}]`;
@@ -63,6 +73,6 @@ export function loadCheckpoint(path: string, arrays: CheckpointArrays, request: 
     }
     const unknown = [...source.entries.keys()].find(name => !arrays.has(name));
     if (unknown !== undefined) throw new ModelError(path, unknown, `one of ${[...arrays.keys()].join(", ")}`, "another array");
-    return parsed.data;
+    return progress;
   });
 }

@@ -5,6 +5,7 @@ import type { TensorF32 } from "../components.ts";
 import type { PictureContext, PictureModel } from "../pipeline/context.ts";
 import type { RgbPicture } from "../pipeline/input-picture.ts";
 import type { CheckpointArrays } from "./checkpoint.ts";
+import type { PreparedItem } from "./dataset.ts";
 import type { ResultTensor } from "./export/result.ts";
 import type { TrainingStep } from "./step.ts";
 import type { TrainedTensors } from "./trained-tensors.ts";
@@ -28,6 +29,23 @@ export interface OpenedStep {
   embed?: (picture: RgbPicture) => Promise<TensorF32>;
   /** hyper-lora: the LoRA that it predicts for each concept, as diffusers names its tensors. */
   predicted?: () => Promise<readonly (readonly ResultTensor[])[]>;
+  /** hyper-lora: the share of items whose pairs are predicted from a picture instead of a code of their own. */
+  referenceShare?: number;
+  /** What result files have beside the trained tensors. */
+  constants?: readonly ResultTensor[];
+  /** Called once with the pictures that are learned from, before anything else. */
+  begin?: (items: readonly PreparedItem[]) => Promise<void>;
+  /** What follows the request's steps; none where absent. */
+  stages?: readonly TrainingStage[];
+}
+
+/** Steps with tensors of their own over one concept's pictures. */
+export interface TrainingStage {
+  concept: number;
+  steps: number;
+  optimizer: OptimizerSettings;
+  /** Begins where the stages before have ended; it is released before the method's own step, and its tensors' values count from now on. */
+  open(): Promise<TrainingStep>;
 }
 
 export interface TrainingContext {

@@ -7,27 +7,28 @@ import type { Picture } from "../pipeline/context.ts";
 import { readPicture, toTensor } from "../pipeline/input-picture.ts";
 import { encodeMean } from "../pipeline/latents.ts";
 import { type BatchSettings, trainingAlphas } from "./batch.ts";
-import { loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
-import type { OpenedStep, Optimiser, TrainingContext } from "./context.ts";
-import { CaptionStates, type PreparedItem, prepareItems, splitItems } from "./dataset.ts";
+import { saveCheckpoint } from "./checkpoint.ts";
+import type { OpenedStep, Optimiser, TrainingContext, TrainingStage } from "./context.ts";
+import { CaptionStates, prepareItems, splitItems } from "./dataset.ts";
 import { type Exported, exportResult } from "./export/index.ts";
 import { describeFile, type ResultTensor } from "./export/result.ts";
 import { makePicture, type OwnAdapter, ownRequest, priorItems } from "./own-pictures.ts";
 import { ownUse } from "./own-use.ts";
 import { datasetHash, thinned } from "./report.ts";
 import { scoreTraining, withoutToken } from "./scores.ts";
-import { TrainingRun } from "./training-run.ts";
+import { type Course, courses, stagesOf, stepsInAll } from "./stages.ts";
+import { type RunItems, TrainingRun } from "./training-run.ts";
 
 const calibrationSteps = 3;
 /** Pictures with and without the adapter that the drift is measured on. */
 const driftPictures = 4;
 
 interface Opened extends OpenedStep {
-  optimiser: Optimiser;
+  /** Of the steps that are computed now, or were last. */
   run: TrainingRun;
   settings: BatchSettings;
-  test: readonly PreparedItem[];
-  prior: readonly PreparedItem[];
+  items: RunItems;
+  stages: readonly TrainingStage[];
   /** DreamBooth: the weights before training. */
   base: ReadonlyMap<string, Float32Array> | null;
   /** Greatest resident set so far, in bytes. */
@@ -47,12 +48,8 @@ export async function train(request: TrainingRequest, context: TrainingContext):
     optimiser = await context.openOptimiser(opened.step.tensors, request.optimizer);
     const training = await prepare(request, context, opened, optimiser);
     if (request.dry_run) return await calibrate(request, context, training);
-    if (context.resumeFrom !== null)
-      Object.assign(training.run.progress, loadCheckpoint(context.resumeFrom, training.run.arrays, training.run.progress.request));
     phase(context, "training");
-    const endedBy = await loop(request, context, training);
-    training.run.finish();
-    return await finish(request, context, training, endedBy);
+    return await finish(request, context, training, await runAll(request, context, training));
   } finally {
     await optimiser?.release();
     await opened.step.release();
@@ -78,15 +75,18 @@ async function prepare(request: TrainingRequest, context: TrainingContext, opene
   if (request.settings.method === "dreambooth" && request.settings.prior_pictures > 0) phase(context, "prior");
   const own = await priorItems(request, context);
   const prior = await prepareItems(context.model, { ...options, items: own.items, file: own.file });
+  const items = { train, test, prior };
+  await opened.begin?.(train);
   const settings: BatchSettings = {
     request,
     model: context.model,
     alphas: trainingAlphas(context.model, request.loss),
     captions: trainsText(request) ? null : new CaptionStates(context.model),
     ...(opened.embed && { embed: opened.embed }),
+    ...(opened.referenceShare !== undefined && { referenceShare: opened.referenceShare }),
   };
-  const run = new TrainingRun(step, optimiser, settings, { train, test, prior }, await sha256Hex(canonicalize(request)));
-  return { ...opened, optimiser, run, settings, test, prior, base, memory };
+  const run = new TrainingRun(step, optimiser, settings, items, await sha256Hex(canonicalize(request)));
+  return { ...opened, run, settings, items, stages: stagesOf(opened.stages, items), base, memory };
 }
 
 function trainsText({ settings }: TrainingRequest): boolean {
@@ -110,24 +110,44 @@ async function calibrate(request: TrainingRequest, context: TrainingContext, tra
   const [first = 0, ...rest] = times;
   const perStep = rest.reduce((a, b) => a + b, 0) / rest.length / 1000;
   const report = await makeReport(request, training, "steps", null);
-  const seconds = Math.max(first / 1000 - perStep, 0) + perStep * request.steps;
-  return { kind: "training", files: [], adapters: [], report: { ...report, steps: request.steps, seconds, seconds_per_step: perStep } };
+  const steps = stepsInAll(request, training.stages);
+  const seconds = Math.max(first / 1000 - perStep, 0) + perStep * steps;
+  return { kind: "training", files: [], adapters: [], report: { ...report, steps, seconds, seconds_per_step: perStep } };
 }
 
 function watchMemory({ memory }: Opened): void {
   memory.peak = Math.max(memory.peak, process.memoryUsage.rss());
 }
 
-async function loop(request: TrainingRequest, context: TrainingContext, training: Opened): Promise<TrainingReport["ended_by"]> {
+/** The request's steps and those of the stages; what ends one early ends all. */
+async function runAll(request: TrainingRequest, context: TrainingContext, training: Opened): Promise<TrainingReport["ended_by"]> {
+  const { run: own, step, stages, settings, items } = training;
+  const { openOptimiser, resumeFrom } = context;
+  const all = { own, values: step.tensors.values, stages, settings, items, openOptimiser: openOptimiser.bind(context) };
+  for await (const course of courses(all, resumeFrom)) {
+    training.run = course.run;
+    const endedBy = await loop(request, context, training, course.arrays);
+    course.run.finish();
+    if (endedBy !== "steps") return endedBy;
+  }
+  return "steps";
+}
+
+async function loop(
+  request: TrainingRequest,
+  context: TrainingContext,
+  training: Opened,
+  arrays: Course["arrays"],
+): Promise<TrainingReport["ended_by"]> {
   const { run } = training;
   const { progress } = run;
   const checkpoint = join(context.folder, "checkpoint.safetensors");
   const save = async () => {
-    saveCheckpoint(checkpoint, run.arrays, progress);
+    saveCheckpoint(checkpoint, arrays, progress);
     await context.onCheckpoint(checkpoint, progress.step);
   };
   let isSaved = true;
-  while (progress.step < request.steps) {
+  while (progress.step < run.last) {
     await context.yieldTo();
     if (context.signal?.aborted) {
       if (!isSaved) await save();
@@ -152,19 +172,20 @@ async function advance(request: TrainingRequest, context: TrainingContext, train
   const { step, computed_ms } = run.progress;
   watchMemory(training);
   const perStep = step > 1 ? computed_ms / (step - 1) : 0;
-  const wanted = ((request.steps - step) * perStep) / 1000;
+  const steps = stepsInAll(request, training.stages);
+  const wanted = ((steps - step) * perStep) / 1000;
   const allowed = request.budget_ms === null ? Number.POSITIVE_INFINITY : Math.max(request.budget_ms - computed_ms, 0) / 1000;
   context.onEvent({
     type: "step",
     step,
-    steps: request.steps,
+    steps,
     loss,
     smoothed_loss: smoothedLoss,
     learning_rate: learningRate,
     seconds_left: Math.min(wanted, allowed),
     memory_bytes: training.memory.peak,
   });
-  if (step % request.validate_every !== 0 && step !== request.steps) return;
+  if (step % request.validate_every !== 0 && step !== run.last) return;
   const validated = await run.validate();
   if (validated) context.onEvent({ type: "validation", step, ...validated });
 }
@@ -178,7 +199,7 @@ async function exportTensors(request: TrainingRequest, context: TrainingContext,
     folder,
     request,
     description: context.model.model.description,
-    tensors: list,
+    tensors: [...list, ...(training.constants ?? [])],
     base: training.base,
     predicted: (await training.predicted?.()) ?? null,
     metadata: {
@@ -250,14 +271,14 @@ async function score(
   training: Opened,
   adapters: readonly OwnAdapter[],
 ): Promise<TrainingScores | null> {
-  if (training.test.length === 0) return null;
-  const captions = [...new Set(training.test.map(({ item }) => withoutToken(item.caption, request)))];
+  if (training.items.test.length === 0) return null;
+  const captions = [...new Set(training.items.test.map(({ item }) => withoutToken(item.caption, request)))];
   const drifts: number[] = [];
   for (let i = 0; i < driftPictures; i++) {
     const own = { prompt: captions[i % captions.length]!, seed: (request.seed + i) % 2 ** 32 };
     drifts.push(await driftOf(request, context, own, adapters));
   }
-  return scoreTraining(training.step, training.settings, { own: training.test, generic: training.prior, drifts });
+  return scoreTraining(training.step, training.settings, { own: training.items.test, generic: training.items.prior, drifts });
 }
 
 /** How far the latents of a picture move by the adapter: root mean squares of the difference over that of the base's latents. */

@@ -1,11 +1,12 @@
 /** The part of a training that repeats: batches, gradients, the optimiser, averages, validation. It knows neither files nor pictures. */
-import type { TrainingRequest } from "../../shared/training.ts";
+import type { OptimizerSettings, TrainingRequest } from "../../shared/training.ts";
 import { assembleBatch, type BatchItem, type BatchSettings } from "./batch.ts";
 import type { CheckpointArrays, TrainingProgressState } from "./checkpoint.ts";
 import type { Optimiser } from "./context.ts";
 import { DataCursor, itemChoices, itemNoise } from "./data-cursor.ts";
 import type { PreparedItem } from "./dataset.ts";
 import { evaluate, mean } from "./evaluate.ts";
+import { randomKey, uniform } from "./random.ts";
 import { rateFactor } from "./schedule.ts";
 import type { TrainingStep } from "./step.ts";
 
@@ -29,6 +30,16 @@ const validation = { pictures: 8, timesteps: 4, noises: 1 } as const;
 /** Batches of prior pictures have numbers of their own. */
 const priorBatches = 2 ** 31;
 
+/** A part of a training's steps. */
+export interface RunCourse {
+  /** Shared with the parts before. */
+  progress: TrainingProgressState;
+  /** The step that it begins after. */
+  first: number;
+  steps: number;
+  optimizer: OptimizerSettings;
+}
+
 export class TrainingRun {
   readonly progress: TrainingProgressState;
   readonly #request: TrainingRequest;
@@ -41,8 +52,10 @@ export class TrainingRun {
   readonly #ema: Float32Array | null;
   /** The weights of the best validation; null where nothing is held out. */
   readonly #best: Float32Array | null;
+  readonly #course: Omit<RunCourse, "progress">;
 
-  constructor(step: TrainingStep, optimiser: Optimiser, settings: BatchSettings, items: RunItems, requestHash: string) {
+  /** @param course absent: all steps of the request, from the first one */
+  constructor(step: TrainingStep, optimiser: Optimiser, settings: BatchSettings, items: RunItems, requestHash: string, course?: RunCourse) {
     const { request } = settings;
     const cursor = (list: readonly PreparedItem[]) =>
       new DataCursor({ seed: request.seed, batchSize: request.batch_size, buckets: list.map(({ bucket }) => bucket) });
@@ -54,7 +67,21 @@ export class TrainingRun {
     this.#cursors = { train: cursor(items.train), prior: items.prior.length > 0 ? cursor(items.prior) : null };
     this.#ema = request.ema === null ? null : step.tensors.values.slice();
     this.#best = items.test.length > 0 ? step.tensors.values.slice() : null;
-    this.progress = { request: requestHash, step: 0, computed_ms: 0, smoothed_loss: null, losses: [], validation: [], best: null };
+    this.#course = course ?? { first: 0, steps: request.steps, optimizer: request.optimizer };
+    this.progress = course?.progress ?? {
+      request: requestHash,
+      step: 0,
+      computed_ms: 0,
+      smoothed_loss: null,
+      losses: [],
+      validation: [],
+      best: null,
+    };
+  }
+
+  /** The step that it ends after. */
+  get last(): number {
+    return this.#course.first + this.#course.steps;
   }
 
   /** Everything that changes from step to step. */
@@ -66,7 +93,8 @@ export class TrainingRun {
 
   /** One optimiser step over all accumulated batches. @throws RangeError where the loss is no finite number */
   async advance(): Promise<StepReport> {
-    const { accumulation, batch_size, loss, optimizer, steps } = this.#request;
+    const { accumulation, batch_size, loss } = this.#request;
+    const { first, steps, optimizer } = this.#course;
     const { tensors } = this.#step;
     const { progress } = this;
     tensors.gradients.fill(0);
@@ -82,9 +110,9 @@ export class TrainingRun {
       throw new RangeError(
         `loss of step ${progress.step + 1}: expected a finite number, got ${sum}: the learning rate is too high for this model`,
       );
-    const factor = rateFactor(optimizer, progress.step, steps);
+    const factor = rateFactor(optimizer, progress.step - first, steps);
     const learningRate = optimizer.learning_rate * factor;
-    await this.#optimiser.step(progress.step + 1, {
+    await this.#optimiser.step(progress.step - first + 1, {
       main: learningRate,
       text: (optimizer.text_learning_rate ?? optimizer.learning_rate) * factor,
     });
@@ -110,10 +138,24 @@ export class TrainingRun {
         dropsCondition: conditionShare < conditionDropout(this.#request),
         noise: itemNoise(seed, [draw, place], latentChannels, plane, loss.noise_offset),
         weight,
+        ...this.#reference(items, source, { isFlipped, share: conditionShare, key: randomKey(seed, "picture", draw, place) }),
       };
     });
     const losses = await this.#step.gradients(await assembleBatch(this.#settings, batch, loss.min_snr_gamma));
     return losses.reduce((a, b) => a + b, 0);
+  }
+
+  /** One of the pictures of the same concept and size. */
+  #reference(
+    items: readonly PreparedItem[],
+    source: PreparedItem,
+    { isFlipped, share, key }: { isFlipped: boolean; share: number; key: bigint },
+  ): Pick<BatchItem, "reference"> {
+    const { referenceShare } = this.#settings;
+    if (referenceShare === undefined) return {};
+    const alike = items.filter(({ bucket, item }) => bucket === source.bucket && item.concept === source.item.concept);
+    const { latents } = alike[Math.floor(uniform(key) * alike.length)]!;
+    return { reference: { latents: latents[isFlipped ? 1 : 0]!, isUsed: share < referenceShare } };
   }
 
   /** The mean loss of held-out pictures with the weights that would be kept; null where there are none. Remembers the best. */
