@@ -52,7 +52,7 @@ const published = {
     weightDecay: 0,
   },
   "hyper-lora": {
-    settings: { method: "hyper-lora", rank: 4, fine_tune_steps: 0 },
+    settings: { method: "hyper-lora", rank: 4, fine_tune_steps: 0, fine_tune_learning_rate: 1e-4, start_from: null },
     steps: 5000,
     batch: 4,
     learningRate: 5e-4,
@@ -100,7 +100,13 @@ const small = {
     learningRate: 1e-5,
   },
   hypernetwork: { ...published.hypernetwork, steps: 300, batch: 4, learningRate: 1e-3 },
-  "hyper-lora": { ...published["hyper-lora"], steps: 1000, learningRate: 1e-3, warmup: 50 },
+  "hyper-lora": {
+    ...published["hyper-lora"],
+    settings: { ...published["hyper-lora"].settings, fine_tune_learning_rate: 3e-4 },
+    steps: 1000,
+    learningRate: 1e-3,
+    warmup: 50,
+  },
   "ip-adapter": { ...published["ip-adapter"], steps: 600, learningRate: 1e-3, captionDropout: 0.3, warmup: 10 },
   controlnet: {
     settings: { ...published.controlnet.settings, condition_dropout: 0.1 },

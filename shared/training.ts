@@ -97,8 +97,12 @@ export const methodSettingsSchema = z.discriminatedUnion("method", [
   z.strictObject({
     method: z.literal("hyper-lora"),
     rank: z.int().min(1).max(16),
-    /** Steps of LoRA training from the prediction for each concept; 0: none. */
+    /** Steps of LoRA training from the prediction for each concept, after all others; 0: none. */
     fine_tune_steps: z.int().min(0).max(1000),
+    /** Of those steps, at a constant rate. */
+    fine_tune_learning_rate: z.number().min(0).max(1),
+    /** The file of a net to go on from. Concepts that it does not know begin with their pictures' code. */
+    start_from: sha256Schema.nullable(),
   }),
   z.strictObject({
     method: z.literal("ip-adapter"),
@@ -116,6 +120,9 @@ export const methodSettingsSchema = z.discriminatedUnion("method", [
 ]);
 export type MethodSettings = z.infer<typeof methodSettingsSchema>;
 export type MethodSettingsOf<M extends TrainingMethod> = Extract<MethodSettings, { method: M }>;
+
+/** Where among its files a hyper-lora training has the net, which a later one can go on from. */
+export const hyperLoraNet = "hyper-lora/net.safetensors";
 
 /** A picture of a dataset, re-encoded as PNG. */
 export const datasetItemSchema = z.strictObject({

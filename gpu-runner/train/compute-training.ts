@@ -1,12 +1,13 @@
 /** A training in the model thread: the trainer with this runner's models, stores and signs of life. */
 import type { MethodSettingsOf, TrainingEvent, TrainingMethod, TrainingRequest, TrainingResult } from "../../shared/training.ts";
 import { readTensorFile } from "../adapters/read-tensors.ts";
+import { withTensorFile } from "../adapters/tensor-file.ts";
 import type { TrainableModel } from "../components.ts";
 import { defaultsOf } from "../model-defaults.ts";
 import type { TrainingTask } from "../model-messages.ts";
 import type { PictureContext, PictureModel } from "../pipeline/context.ts";
 import type { OpenedStep } from "./context.ts";
-import { type MethodArgs, methods } from "./methods/index.ts";
+import { type MethodArgs, methods, type StartFile } from "./methods/index.ts";
 import { AdamW } from "./optimizer.ts";
 import { train } from "./trainer.ts";
 import type { TrainingOptions } from "./training-session.ts";
@@ -32,27 +33,35 @@ export function computeTraining(task: TrainingTask, { model, pictures, options, 
   return train(request, {
     ...{ model, pictures, folder, resumeFrom, deadline, cacheDir: options.cacheDir },
     ...{ defaults: defaultsOf(model.model.description), file: pictures.inputs.file },
-    openStep: () => openStep(model, request, options, inputs.adapters),
+    openStep: () => openStep(model, request, options, { adapters: inputs.adapters, file: pictures.inputs.file }),
     openOptimiser: async (tensors, settings) => new AdamW(tensors, settings),
     ...rest,
   });
 }
 
-/** A LoRA goes on from an adapter where it is told to. */
+/** Paths of what was fetched for a training. */
+interface Fetched {
+  adapters: Readonly<Record<string, string>>;
+  file(sha256: string): string;
+}
+
 async function openStep(
   { model, tokenizers }: TrainablePictureModel,
   request: TrainingRequest,
   options: TrainingOptions,
-  adapters: Readonly<Record<string, string>>,
+  fetched: Fetched,
 ): Promise<OpenedStep> {
   const { settings } = request;
-  const from = settings.method === "lora" ? settings.start_from : null;
-  const path = from === null ? null : adapters[from];
-  if (path === undefined) throw new Error(`the adapter ${from} was not fetched`);
-  return openMethod(settings.method, settings, {
-    ...{ model, tokenizers, request, options },
-    start: path === null ? null : await readTensorFile(path),
-  });
+  return openMethod(settings.method, settings, { ...{ model, tokenizers, request, options }, start: await startFile(settings, fetched) });
+}
+
+/** A LoRA goes on from an adapter where it is told to, a net that predicts LoRAs from an earlier training's file. */
+async function startFile(settings: TrainingRequest["settings"], { adapters, file }: Fetched): Promise<StartFile | null> {
+  if ((settings.method !== "lora" && settings.method !== "hyper-lora") || settings.start_from === null) return null;
+  const path = settings.method === "lora" ? adapters[settings.start_from] : file(settings.start_from);
+  if (path === undefined) throw new Error(`the adapter ${settings.start_from} was not fetched`);
+  const { metadata } = await withTensorFile(path, ({ metadata }) => ({ metadata }));
+  return { tensors: await readTensorFile(path), metadata };
 }
 
 const openers: { readonly [M in TrainingMethod]?: (args: MethodArgs<M>) => Promise<OpenedStep> } = methods;

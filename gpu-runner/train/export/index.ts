@@ -1,7 +1,8 @@
 /** Every method's result files: one row a method. */
 import type { AdapterKind } from "../../../shared/adapter.ts";
-import type { TrainingMethod, TrainingRequest, TrainingResult } from "../../../shared/training.ts";
+import { hyperLoraNet, type TrainingMethod, type TrainingRequest, type TrainingResult } from "../../../shared/training.ts";
 import type { ModelDescription } from "../../weights/describe.ts";
+import { conceptsKey } from "../methods/hyper-lora/open.ts";
 import { extractLora, type FullResult, writeFullDifference } from "./dreambooth.ts";
 import { type LoraResult, loraLayouts } from "./lora.ts";
 import { type ResultTensor, writeTensors } from "./result.ts";
@@ -74,14 +75,15 @@ const exporters = {
     const { settings, concepts } = args.request;
     if (settings.method !== "hyper-lora" || !args.predicted) throw new Error("expected hyper-lora's settings and its predictions");
     const { rank } = settings;
-    writeTensors(args.folder, "hyper-lora/net.safetensors", args.tensors, args.metadata);
+    const tokens = concepts.map(({ token }) => token);
+    writeTensors(args.folder, hyperLoraNet, args.tensors, { ...args.metadata, [conceptsKey]: JSON.stringify(tokens) });
     const written = args.predicted.map((tensors, concept) => {
       const suffix = fileName(concepts[concept]!.token, concept);
       const result = { tensors, rank, alpha: rank, hasTwoTextEncoders: hasTwo(args), metadata: args.metadata };
       const files = loraLayouts.kohya(`${args.folder}/${suffix}`, result).map(path => `${suffix}/${path}`);
       return { suffix: concepts.length === 1 ? null : suffix, files };
     });
-    return { kind: "lora", paths: ["hyper-lora/net.safetensors", ...written.flatMap(({ files }) => files)], adapters: written };
+    return { kind: "lora", paths: [hyperLoraNet, ...written.flatMap(({ files }) => files)], adapters: written };
   },
   "ip-adapter": args => {
     writeTensors(args.folder, "ip-adapter/ip_adapter.safetensors", args.tensors);

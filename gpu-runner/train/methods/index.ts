@@ -6,11 +6,17 @@ import type { OpenedStep } from "../context.ts";
 import type { TrainingOptions } from "../training-session.ts";
 import { newControlNetConfig, openControlNetStep } from "./controlnet.ts";
 import { openDreamBoothStep } from "./dreambooth.ts";
-import { standardShape } from "./hyper-lora/net.ts";
-import { openHyperLoraStep } from "./hyper-lora.ts";
+import { openHyperLora } from "./hyper-lora/open.ts";
 import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
 import { loraLayers, openLoraStep, startFrom } from "./lora.ts";
 import { initialRows, openInversionStep } from "./textual-inversion.ts";
+
+export interface StartFile {
+  /** By the names of result files. */
+  tensors: ReadonlyMap<string, TensorF32>;
+  /** Of the file's header. */
+  metadata: Readonly<Record<string, string>>;
+}
 
 export interface MethodArgs<M extends TrainingMethod> {
   model: TrainableModel;
@@ -18,8 +24,8 @@ export interface MethodArgs<M extends TrainingMethod> {
   tokenizers: readonly ClipTokenizer[];
   settings: MethodSettingsOf<M>;
   request: TrainingRequest;
-  /** Tensors by the names of result files to go on from; null: from the start. */
-  start: ReadonlyMap<string, TensorF32> | null;
+  /** A result file to go on from; null: from the start. */
+  start: StartFile | null;
   options: TrainingOptions;
 }
 
@@ -28,7 +34,7 @@ type OpenMethod<M extends TrainingMethod> = (args: MethodArgs<M>) => Promise<Ope
 export const methods = {
   lora: async ({ model, settings, request, start, options }) => {
     const step = openLoraStep(model, loraLayers(model, settings), request.seed, options);
-    if (start) startFrom(step.tensors, start);
+    if (start) startFrom(step.tensors, start.tensors);
     return { step };
   },
   dreambooth: async ({ model, settings, options }) => ({ step: openDreamBoothStep(model, settings.text_encoder, options) }),
@@ -44,12 +50,7 @@ export const methods = {
     const shape = { widths: contextWidths(model.unet.config), structure, activation, layerNorm, activateOutput, dropout: null };
     return { step: openHyperNetworkStep(model, shape, request.seed, options) };
   },
-  "hyper-lora": async ({ model, settings, request, options }) => {
-    if (settings.fine_tune_steps > 0)
-      throw new RangeError(`settings.fine_tune_steps: expected 0 (train a LoRA from the result instead), got ${settings.fine_tune_steps}`);
-    const step = openHyperLoraStep(model, standardShape(request.concepts.length, settings.rank), request.seed, options);
-    return { step, predicted: () => step.predicted() };
-  },
+  "hyper-lora": openHyperLora,
   controlnet: async ({ model, request, options }) => ({
     step: openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 1, seed: request.seed }, options),
   }),
