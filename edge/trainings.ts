@@ -4,7 +4,14 @@ import { AtelierError, type FieldError, problemOf } from "../shared/errors.ts";
 import type { ModelManifest } from "../shared/model.ts";
 import { sameUlid } from "../shared/names.ts";
 import { MAX_SEED } from "../shared/picture.ts";
-import { type DatasetItem, type TrainingRequest, trainingReportSchema, trainingRequestSchema } from "../shared/training.ts";
+import {
+  type DatasetItem,
+  hyperLoraNet,
+  type TrainingRequest,
+  trainingFileSchema,
+  trainingReportSchema,
+  trainingRequestSchema,
+} from "../shared/training.ts";
 import { type ResolvedTraining, resolvedTrainingSchema, type TrainingCreate, type TrainingView } from "../shared/training-api.ts";
 import { trainingDefaults } from "../shared/training-defaults.ts";
 import type { Env } from "./env.ts";
@@ -14,7 +21,7 @@ import type { StoredJob } from "./jobs.ts";
 import type { TenantStore } from "./tenant.ts";
 import type { StoredDataset, TrainingRow } from "./tenant-datasets.ts";
 import { adapterKey } from "./tenant-files.ts";
-import { datasetKey, trainingFiles } from "./training-files.ts";
+import { datasetKey, trainingFiles, trainingKey } from "./training-files.ts";
 import { trainingJobViews } from "./views.ts";
 
 /** Most characters of a canonical training request: D1 takes rows of 2 MB, and the message that grants it has to hold it. */
@@ -39,8 +46,8 @@ export async function planTraining(
   model: ModelManifest,
   stored: StoredDataset,
 ): Promise<PlannedTraining> {
-  const start = await startAdapter(store, asked);
-  const filled = fillIn(asked, model, stored, start?.hash ?? null);
+  const start = (await startAdapter(store, asked)) ?? (await startNet(store, asked, model));
+  const filled = fillIn(asked, model, stored, start);
   const parsed = trainingRequestSchema.safeParse(filled);
   if (!parsed.success) throw wrong(fieldErrors(parsed.error, filled));
   const request = parsed.data;
@@ -57,7 +64,7 @@ export async function planTraining(
     hash: await sha256Hex(params),
     inputs: {
       files: [...datasetInputs(request.items, stored), ...(start?.files ?? [])],
-      adapters: start ? [{ hash: start.hash, files: start.described }] : [],
+      adapters: start?.described ? [{ hash: start.from, files: start.described }] : [],
     },
   };
 }
@@ -66,20 +73,23 @@ export async function planTraining(
 function requireBuilt({ settings, gradient_checkpointing }: TrainingRequest): void {
   const missing = [
     settings.method === "ip-adapter" && "settings.method: ip-adapter has its gradients, but no training as a job yet",
-    settings.method === "hyper-lora" && settings.fine_tune_steps > 0 && "settings.fine_tune_steps: only 0; train a LoRA from the result",
     gradient_checkpointing && "gradient_checkpointing: only false; gradients keep their activations",
   ].filter(reason => reason !== false);
   if (missing.length > 0) throw new AtelierError("unsupported", missing.join("; "));
 }
 
-/** A LoRA that a training goes on from. */
-interface StartAdapter {
-  readonly hash: string;
-  readonly described: ExecutionInputs["adapters"][number]["files"];
+/** What a training goes on from. */
+interface Start {
+  /** As its settings name it to the runner. */
+  readonly from: string;
   readonly files: ExecutionInputs["files"];
+  /** Of an adapter. */
+  readonly described?: ExecutionInputs["adapters"][number]["files"];
+  /** Of a net that predicts LoRAs, which has its rank, and may predict without a step. */
+  readonly defaults?: { readonly settings: { readonly rank: number }; readonly steps: 0 };
 }
 
-async function startAdapter(store: TenantStore, { settings }: TrainingCreate): Promise<StartAdapter | undefined> {
+async function startAdapter(store: TenantStore, { settings }: TrainingCreate): Promise<Start | undefined> {
   const reference = settings.method === "lora" ? settings.start_from : undefined;
   if (reference == null) return undefined;
   const found = (await store.adapters([reference])).get(reference);
@@ -88,13 +98,34 @@ async function startAdapter(store: TenantStore, { settings }: TrainingCreate): P
   const [first, ...others] = found.files.map(({ path, sha256, bytes }) => ({ path, sha256, bytes }));
   const key = (sha256: string) => adapterKey(found.adapter.tenant_id, sha256);
   return {
-    hash: found.adapter.hash,
+    from: found.adapter.hash,
     described: [first!, ...others],
     files: found.files.map(({ sha256, bytes }) => ({ sha256, bytes, key: key(sha256) })),
   };
 }
 
-function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: StoredDataset, start: string | null): unknown {
+async function startNet(store: TenantStore, { settings }: TrainingCreate, model: ModelManifest): Promise<Start | undefined> {
+  const id = settings.method === "hyper-lora" ? settings.start_from : undefined;
+  if (id == null) return undefined;
+  const found = await trainingOf(store, id);
+  const net = trainingFileSchema
+    .array()
+    .parse(found?.training.files ?? [])
+    .find(({ path }) => path === hyperLoraNet);
+  const source = found && resolvedTrainingSchema.safeParse(found.job.request).data?.settings;
+  if (!net || found?.job.model_hash !== model.hash || source?.method !== "hyper-lora")
+    throw wrong([
+      { field: "settings.start_from", expected: `the id of a hyper-lora training of ${model.name} that has succeeded`, got: id },
+    ]);
+  const { sha256, bytes } = net;
+  return {
+    from: sha256,
+    files: [{ sha256, bytes, key: trainingKey(store.tenant, id, net.path) }],
+    defaults: { settings: { rank: source.rank }, steps: 0 },
+  };
+}
+
+function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: StoredDataset, start: Start | undefined): unknown {
   const {
     name,
     model: _model,
@@ -112,10 +143,11 @@ function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: S
   const sizes = new Map(files.map(({ sha256, width, height }) => [sha256, { width, height }]));
   return {
     ...defaults,
+    ...(start?.defaults && { steps: start.defaults.steps }),
     ...given,
     engine_version: ENGINE_VERSION,
     model: model.hash,
-    settings: { ...defaults.settings, ...settings, ...(settings.method === "lora" && { start_from: start }) },
+    settings: { ...defaults.settings, ...start?.defaults?.settings, ...settings, ...(start && { start_from: start.from }) },
     optimizer: { ...defaults.optimizer, ...optimizer },
     loss: { ...defaults.loss, ...loss },
     concepts: (concepts ?? [{ token: name }]).map(concept => ({ class_prompt: null, ...concept })),
@@ -180,7 +212,7 @@ export async function trainingViews(
         ...{ model: request.model, model_hash: job.model_hash, dataset: request.dataset, request, report },
         estimate:
           request.dry_run && report
-            ? { steps: request.steps, seconds: request.steps * report.seconds_per_step, memory_bytes: report.peak_memory_bytes }
+            ? { steps: report.steps, seconds: report.steps * report.seconds_per_step, memory_bytes: report.peak_memory_bytes }
             : null,
         adapters: training.adapters ?? [],
         files: await Promise.all(files.map(async ({ key: _key, ...file }) => ({ ...file, url: await urlOf(training.id, file.path) }))),

@@ -100,7 +100,16 @@ const statedSettingsSchema = z.discriminatedUnion("method", [
   inversion.partial().required({ method: true }),
   dreambooth.partial().required({ method: true }),
   hypernetwork.partial().required({ method: true }),
-  hyperLora.partial().required({ method: true }),
+  hyperLora
+    .extend({
+      start_from: idSchema("training")
+        .nullable()
+        .describe(
+          "a hyper-lora training whose net goes on; with `steps` 0, which is then the default, it only predicts: concepts that it knows by their tokens as before, others from the dataset's pictures",
+        ),
+    })
+    .partial()
+    .required({ method: true }),
   ipAdapter.partial().required({ method: true }),
   controlnet.partial().required({ method: true }),
 ]);

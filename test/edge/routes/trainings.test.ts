@@ -9,7 +9,7 @@ import { problemSchema } from "../../../shared/errors.ts";
 import { sameUlid } from "../../../shared/names.ts";
 import { checkpointKey, runnerPaths, trainingStagingKey } from "../../../shared/protocol.ts";
 import { publicJwk, verify } from "../../../shared/signing.ts";
-import { type TrainingResult, trainingMediaType, trainingRequestSchema } from "../../../shared/training.ts";
+import { hyperLoraNet, type TrainingResult, trainingMediaType, trainingRequestSchema } from "../../../shared/training.ts";
 import { type DatasetView, datasetViewSchema, type TrainingView, trainingViewSchema } from "../../../shared/training-api.ts";
 import { dispatcherOf, TestRunner, until } from "../dispatcher/support.ts";
 import { loraFile, pngFile } from "../file-bytes.ts";
@@ -100,7 +100,6 @@ describe("a training's acceptance", () => {
   it("refuses by name what no runner computes", async () => {
     const cases = [
       [{ settings: { method: "ip-adapter" } }, "settings.method"],
-      [{ settings: { method: "hyper-lora", fine_tune_steps: 5 } }, "settings.fine_tune_steps"],
       [{ gradient_checkpointing: true }, "gradient_checkpointing"],
     ] as const;
     for (const [changes, field] of cases) {
@@ -125,6 +124,7 @@ describe("a training's acceptance", () => {
     [{ resolution: 1024 }, "resolution"],
     [{ settings: { method: "lora", rank: 0 } }, "settings.rank"],
     [{ settings: { method: "lora", start_from: "none" } }, "settings.start_from"],
+    [{ settings: { method: "hyper-lora", start_from: `trn_${"0".repeat(26)}` } }, "settings.start_from"],
     [{ settings: { method: "controlnet" } }, "dataset"],
     [{ optimizer: { learning_rate: 2 } }, "optimizer.learning_rate"],
   ])("refuses %j with the field %s", async (changes, field) => {
@@ -203,7 +203,8 @@ describe("a training's settlement", () => {
     const result = await stage(executionOf(training), 1, { "notes.json": new Uint8Array([123, 125]) }, [
       { suffix: "bad", files: ["notes.json"] },
     ]);
-    await settle(env, { execution: executionOf(training), epoch: 1, outcome: "succeeded", result });
+    const measured = { ...result, report: { ...report, steps: 500 } };
+    await settle(env, { execution: executionOf(training), epoch: 1, outcome: "succeeded", result: measured });
     expect(await read(training.id)).toMatchObject({
       status: "succeeded",
       adapters: [],
@@ -229,6 +230,26 @@ describe("a training's settlement", () => {
     await env.DB.prepare("UPDATE executions SET finished_at = finished_at - 86402000 WHERE id = ?").bind(execution).run();
     await later();
     expect(await env.BUCKET.head(checkpointKey(execution, 10))).toBeNull();
+  });
+});
+
+describe("a net that predicts LoRAs", () => {
+  const netSettings = { method: "hyper-lora", rank: 2 };
+
+  it("is gone on from by its training's id: its file is fetched, its rank kept, and nothing but predicted unless steps are asked for", async () => {
+    const first = await train({ settings: netSettings, steps: 30 });
+    const net = new Uint8Array([1, 2, 3]);
+    const result = await stage(executionOf(first), 1, { [hyperLoraNet]: net });
+    const early = await post(asked({ settings: { method: "hyper-lora", start_from: first.id } }));
+    expect([early.status, (await early.json<{ errors: { field: string }[] }>()).errors[0]!.field]).toEqual([400, "settings.start_from"]);
+    await settle(env, { execution: executionOf(first), epoch: 1, outcome: "succeeded", result });
+    const second = await train({ settings: { method: "hyper-lora", start_from: first.id, fine_tune_steps: 5 }, steps: undefined });
+    const sha256 = await sha256Hex(net);
+    expect(second.request).toMatchObject({ steps: 0, settings: { rank: 2, fine_tune_steps: 5, start_from: sha256 } });
+    const row = await env.DB.prepare("SELECT inputs FROM executions WHERE id = ?").bind(executionOf(second)).first<{ inputs: string }>();
+    const files = JSON.parse(row!.inputs).files;
+    expect(files).toContainEqual({ sha256, bytes: 3, key: `trainings/${tenant}/${first.id}/${hyperLoraNet}` });
+    expect((await env.BUCKET.head(files.at(-1).key))?.size).toBe(3);
   });
 });
 
