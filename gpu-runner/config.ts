@@ -73,8 +73,8 @@ export const environmentSchema = z.object({
   ATELIER_WATCHDOG_MS: integer(100, 3600 * seconds).default(60 * seconds),
   /** Most time that loading the models may take. */
   ATELIER_LOAD_MS: integer(100, 24 * 3600 * seconds).default(900 * seconds),
-  /** Whether this runner takes trainings; while it computes one it makes no pictures. */
-  ATELIER_TRAIN: z.enum(["off", "alone"]).default("alone"),
+  /** Whether this runner takes trainings, and whether it makes pictures between the steps of one. */
+  ATELIER_TRAIN: z.enum(["off", "alone", "between-steps"]).default("between-steps"),
   /** Least time between two uploads of a training's checkpoint. */
   ATELIER_CHECKPOINT_MS: integer(0, 24 * 3600 * seconds).default(60 * seconds),
   /** How long SIGTERM waits for running work before it is handed back. */
@@ -106,7 +106,7 @@ export interface RunnerConfig {
   logLevel: z.infer<typeof environmentSchema>["ATELIER_LOG_LEVEL"];
   watchdogMs: number;
   loadMs: number;
-  trains: boolean;
+  trains: z.infer<typeof environmentSchema>["ATELIER_TRAIN"];
   checkpointMs: number;
   drainMs: number;
 }
@@ -148,7 +148,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): RunnerConfig {
     logLevel: values.ATELIER_LOG_LEVEL,
     watchdogMs: values.ATELIER_WATCHDOG_MS,
     loadMs: values.ATELIER_LOAD_MS,
-    trains: values.ATELIER_TRAIN === "alone",
+    trains: values.ATELIER_TRAIN,
     checkpointMs: values.ATELIER_CHECKPOINT_MS,
     drainMs: values.ATELIER_DRAIN_MS,
   };

@@ -86,10 +86,15 @@ export class LeaseTable {
     return entry?.epoch === epoch ? entry : undefined;
   }
 
-  /** The batch that waits longest to be computed and has all its inputs; empty where there is none, and while one is computed. */
-  next(): HeldLease[] {
-    if (this.inPhase("computing").length > 0) return [];
-    const waiting = this.inPhase("granted");
+  /**
+   * The batch that waits longest to be computed and has all its inputs; empty where there is none, and while one is computed.
+   * @param betweenSteps whether pictures may be computed while a training is
+   */
+  next(betweenSteps = false): HeldLease[] {
+    const computing = this.inPhase("computing");
+    const besideTraining = betweenSteps && computing.length > 0 && computing.every(({ kind }) => kind === "training");
+    if (computing.length > 0 && !besideTraining) return [];
+    const waiting = this.inPhase("granted").filter(({ kind }) => kind === "picture" || !besideTraining);
     const first = waiting.find(({ batch }) => waiting.every(lease => lease.batch !== batch || lease.fetched));
     return waiting.filter(({ batch }) => batch === first?.batch);
   }
@@ -137,7 +142,8 @@ export class LeaseTable {
     if (entry?.epoch !== epoch) return false;
     const allowed: readonly LeasePhase[] = successors[entry.phase];
     if (!allowed.includes(phase)) throw new Error(`lease ${execution} epoch ${epoch} cannot go from ${entry.phase} to ${phase}`);
-    if (phase === "computing" && this.inPhase("computing").some(({ batch }) => batch !== entry.batch))
+    const mayMeet = (other: HeldLease) => other.batch === entry.batch || (entry.kind === "picture" && other.kind === "training");
+    if (phase === "computing" && !this.inPhase("computing").every(mayMeet))
       throw new Error(`lease ${execution}: another batch is computed now`);
     entry.phase = phase;
     entry.verdict = verdict;

@@ -29,18 +29,24 @@ export const MAX_BATCH = 64;
 export const cells = {
   /** Steps of the model thread: a computation that no longer raises it is hung. */
   counter: 0,
-  /** Number of the task that has to stop before its next step. */
+  /** Number of the batch that has to stop before its next step. */
   canceled: 1,
   /** 1 while a model is loaded: no step is taken meanwhile, and none is missed. */
   loading: 2,
+  /** Number of the training that has to stop before its next step; pictures may be drawn between its steps. */
+  canceledTraining: 3,
   /** From here on one cell per item of a batch: number of the task whose item has to stop. */
-  canceledItems: 3,
+  canceledItems: 4,
 } as const;
 export const SHARED_BYTES = 4 * (cells.canceledItems + MAX_BATCH);
 
-/** Whether an item of a task, or the task, has to stop. */
+/** Whether an item of a batch, or the batch, has to stop. */
 export function isCanceled(memory: Uint32Array, task: number, item: number): boolean {
   return Atomics.load(memory, cells.canceled) === task || Atomics.load(memory, cells.canceledItems + item) === task;
+}
+
+export function isTrainingCanceled(memory: Uint32Array, task: number): boolean {
+  return Atomics.load(memory, cells.canceledTraining) === task;
 }
 
 const task = z.int().positive();

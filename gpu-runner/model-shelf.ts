@@ -24,6 +24,8 @@ export class ModelShelf<M> {
   readonly #models = new Map<string, Shelved<M>>();
   readonly #known = new Map<string, number>();
   readonly #pinned = new Set<string>();
+  /** What a training rests on, and what it takes beside. */
+  #held: { hash: string; bytes: number } | null = null;
 
   constructor(options: ShelfOptions<M>) {
     this.#options = options;
@@ -32,6 +34,14 @@ export class ModelShelf<M> {
   /** Hashes of the loaded models, the latest used first. */
   resident(): string[] {
     return [...this.#models.keys()].reverse();
+  }
+
+  /**
+   * Until `null` is held, this model stays whatever `unpin` says, and so many bytes of the budget are another's: a training reads the model's
+   * weights and has sessions of its own.
+   */
+  hold(held: { hash: string; bytes: number } | null): void {
+    this.#held = held;
   }
 
   /** From here on models that were used before may give way. */
@@ -60,8 +70,8 @@ export class ModelShelf<M> {
   async #makeRoom(bytes: number): Promise<void> {
     for (const [hash, shelved] of this.#models) {
       const held = [...this.#models.values()].reduce((sum, each) => sum + each.bytes, 0);
-      if (held + bytes <= this.#options.budget) return;
-      if (this.#pinned.has(hash)) continue;
+      if (held + bytes + (this.#held?.bytes ?? 0) <= this.#options.budget) return;
+      if (this.#pinned.has(hash) || this.#held?.hash === hash) continue;
       this.#models.delete(hash);
       await shelved.release();
       this.#options.onChange("released", hash);

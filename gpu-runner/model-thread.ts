@@ -93,10 +93,14 @@ interface Pending {
   reject(error: Error): void;
 }
 interface Running {
+  readonly kind: "pictures" | "training";
   /** What has no answer yet, by index in the batch. */
   readonly pending: Map<number, Pending>;
   /** Milliseconds since 1970: past it the computation is given up. */
   readonly deadline: number;
+}
+/** What tells a thread at work from one that hangs. */
+interface Pulse {
   lastCounter: number;
   lastStepAt: number;
   slowestStepMs: number;
@@ -104,13 +108,14 @@ interface Running {
   loadingSince: number | undefined;
 }
 
-/** A step may take this many times as long as the slowest one of the same batch: the decoder and the encoder have no steps of their own. */
+/** A step may take this many times as long as the slowest one since the thread was last at rest: the decoder and the encoder have no steps of their own. */
 const STEP_FACTOR = 8;
 /** Most time that a thread gets to stop by itself, in milliseconds; never more than the watchdog's. */
 const MOST_QUIET_MS = 15_000;
 
 /**
- * The thread that holds the models, seen from the process that stays responsive. One batch at a time. A computation that hangs, overruns its
+ * The thread that holds the models, seen from the process that stays responsive. One batch at a time, or one training and one batch that is
+ * computed between its steps. A computation that hangs, overruns its
  * deadline or crashes fails as retryable, and where the thread does not come to rest, another one takes its place.
  *
  * A thread is not ended while it may be inside ONNX Runtime, if that can be helped: the binding throws out of a thread that is being torn down,
@@ -127,14 +132,16 @@ export class ModelThread {
   #configured: readonly RegisteredModel[] = [];
   #registered: readonly RegisteredModel[];
   #resident: readonly string[] = [];
-  /** Looks at a thread that was loading a model: signs of life that are no steps. */
-  #loadingSigns = 0;
+  /** Looks at a thread that was loading a model, or whose pictures wait for a training's step: signs of life that are no steps. */
+  #signs = { loading: 0, waiting: 0 };
   #started = false;
-  /** Whose promise is still open. */
-  #running: Running | undefined;
-  /** Number of the latest task, which the thread may still be at although it was given up here. */
+  /** By number, what the thread has not said to be done with; what was given up has nothing pending. */
+  readonly #running = new Map<number, Running>();
+  #pulse: Pulse | undefined;
+  #watching: NodeJS.Timeout | undefined;
+  /** Number of the latest task. */
   #tasks = 0;
-  /** Resolves when the thread is done with what it was last asked for. */
+  /** Resolves when the thread is done with all that it was asked for. */
   #busy = Promise.withResolvers<void>();
 
   constructor(options: ModelThreadOptions) {
@@ -157,9 +164,17 @@ export class ModelThread {
   get resident(): readonly string[] {
     return this.#resident;
   }
-  /** Steps of all threads since the start, and signs of life while models are loaded. */
+  /** Steps of all threads since the start, and signs of life while there are none and none are missed. */
   get counter(): number {
-    return Atomics.load(this.#cells, cells.counter) + this.#loadingSigns;
+    return this.#steps + this.#signs.waiting;
+  }
+  get #steps(): number {
+    return Atomics.load(this.#cells, cells.counter) + this.#signs.loading;
+  }
+  /** Whether a training is computed and no pictures wait or are made between its steps: then `compute` takes a batch. */
+  get isBetweenSteps(): boolean {
+    const [only, ...others] = this.#running.values();
+    return this.#state === "computing" && only?.kind === "training" && only.pending.size > 0 && others.length === 0;
   }
 
   /** Replaces the registry's part of `models`. */
@@ -193,10 +208,11 @@ export class ModelThread {
 
   /**
    * Computes a batch: one promise per item, in their order, which ends independently of the others. Each rejects with ComputeFailed or
-   * ComputeCanceled; all of them with an Error where the thread is not idle.
+   * ComputeCanceled; all of them with an Error where the thread is neither idle nor between a training's steps.
    */
   compute(items: readonly ComputeItem[], deadline: number): Promise<Picture>[] {
-    if (this.#state !== "idle") return items.map(() => Promise.reject(new Error(`the model thread is ${this.#state}, not idle`)));
+    if (this.#state !== "idle" && !this.isBetweenSteps)
+      return items.map(() => Promise.reject(new Error(`the model thread is ${this.#state}, not idle`)));
     const pending = new Map<number, Pending>();
     const pictures = items.map(({ onProgress }, item) => {
       const { promise, resolve, reject } = Promise.withResolvers<Picture>();
@@ -211,7 +227,7 @@ export class ModelThread {
       return promise;
     });
     const batch = items.map(({ request, inputs }) => ({ request, inputs }));
-    this.#begin(task => ({ type: "compute", task, items: batch }), pending, pictures, deadline);
+    this.#begin(task => ({ type: "compute", task, items: batch }), { kind: "pictures", pending, deadline });
     return pictures;
   }
 
@@ -225,32 +241,35 @@ export class ModelThread {
       else if (message.type === "trained") resolve(message.result);
       return message.type === "trained";
     };
-    this.#begin(task => ({ type: "train", task, training }), new Map([[0, { receive, reject }]]), [promise], deadline);
+    this.#begin(task => ({ type: "train", task, training }), { kind: "training", pending: new Map([[0, { receive, reject }]]), deadline });
     return promise;
   }
 
-  /** Hands a task to the thread and watches it until every answer is there. */
-  #begin(message: (task: number) => ToWorker, pending: Map<number, Pending>, answers: readonly Promise<unknown>[], deadline: number): void {
+  /** Hands a task to the thread and watches it until it is at rest. */
+  #begin(message: (task: number) => ToWorker, running: Running): void {
     const worker = this.#worker!;
     const task = ++this.#tasks;
-    this.#running = {
-      pending,
-      deadline,
-      lastCounter: this.counter,
-      lastStepAt: performance.now(),
-      slowestStepMs: 0,
-      loadingSince: undefined,
-    };
-    this.#busy = Promise.withResolvers();
+    if (this.#running.size === 0) {
+      this.#pulse = { lastCounter: this.#steps, lastStepAt: performance.now(), slowestStepMs: 0, loadingSince: undefined };
+      this.#busy = Promise.withResolvers();
+      this.#watching = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
+    }
+    this.#running.set(task, running);
     worker.postMessage(message(task));
-    const watch = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
     this.#enter("computing");
-    void Promise.allSettled(answers).then(() => clearInterval(watch));
   }
 
-  /** Asks the running batch, or one of its items, to stop before its next step. */
+  /** Asks what is computed, or one item of the batch, to stop before its next step. */
   cancel(item?: number): void {
-    Atomics.store(this.#cells, item === undefined ? cells.canceled : cells.canceledItems + item, this.#tasks);
+    for (const [task, { kind }] of this.#running) {
+      if (kind === "pictures") Atomics.store(this.#cells, item === undefined ? cells.canceled : cells.canceledItems + item, task);
+      else if (item === undefined) Atomics.store(this.#cells, cells.canceledTraining, task);
+    }
+  }
+
+  /** Asks the training to stop after its step; pictures that are made meanwhile go on. */
+  cancelTraining(): void {
+    for (const [task, { kind }] of this.#running) if (kind === "training") Atomics.store(this.#cells, cells.canceledTraining, task);
   }
 
   /** Lets the thread come to rest and ends it; false where it does not go away. */
@@ -258,8 +277,8 @@ export class ModelThread {
     this.#stop.abort();
     this.cancel();
     if (this.#worker) await this.#quiet();
-    const gone = await this.#terminate();
     this.#settle(() => new ComputeFailed("runner_failed", "The runner was stopped.", true));
+    const gone = await this.#terminate();
     this.#enter("ended");
     return gone;
   }
@@ -294,7 +313,7 @@ export class ModelThread {
     worker.on("message", (value: unknown) => {
       const message = fromWorkerSchema.safeParse(value).data;
       if (!message) this.#replace(worker, "crashed", "it sent a message that could not be read");
-      else if (worker === this.#worker && "task" in message && message.task === this.#tasks) this.#receive(message);
+      else if (worker === this.#worker && "task" in message) this.#receive(message);
     });
     worker.on("messageerror", error => this.#replace(worker, "crashed", error.message));
     worker.on("error", error => this.#replace(worker, "crashed", error instanceof Error ? error.message : "unknown error"));
@@ -314,43 +333,75 @@ export class ModelThread {
   }
 
   #receive(message: Extract<FromWorker, { task: number }>): void {
+    const running = this.#running.get(message.task);
+    if (!running) return;
     if (message.type === "done") {
-      this.#busy.resolve();
-      this.#settle(() => new ComputeFailed("runner_failed", "The computation ended without an answer.", true));
-      this.#enter("idle");
+      this.#running.delete(message.task);
+      settle(running, () => new ComputeFailed("runner_failed", "The computation ended without an answer.", true));
+      if (this.#running.size === 0) this.#rest();
+      // What was given up has left the state `loading`, until all of it is done.
+      this.#enter(this.#running.size === 0 ? "idle" : this.#state, this.#running.size === 0 ? undefined : this.#problem);
       return;
     }
-    const pending = this.#running?.pending.get(message.item);
+    const pending = running.pending.get(message.item);
     if (!pending) return;
     if (message.type !== "failed" && message.type !== "canceled") {
-      if (pending.receive(message)) this.#running?.pending.delete(message.item);
+      if (pending.receive(message)) running.pending.delete(message.item);
       return;
     }
-    this.#running?.pending.delete(message.item);
+    running.pending.delete(message.item);
     if (message.type === "canceled") pending.reject(new ComputeCanceled("canceled"));
     else pending.reject(new ComputeFailed(message.code, message.message, message.retryable, message.detail));
   }
 
+  /** The thread is at nothing, or is no more. */
+  #rest(): void {
+    clearInterval(this.#watching);
+    this.#pulse = undefined;
+    this.#running.clear();
+    this.#busy.resolve();
+  }
+
   /** Gives up a computation that hangs (no step for too long), or whose deadline has passed. */
   #watch(worker: Worker): void {
-    const running = this.#running;
-    if (!running || worker !== this.#worker || this.#stop.signal.aborted) return;
+    const pulse = this.#pulse;
+    const isGivenUp = this.#state !== "computing";
+    if (!pulse || isGivenUp || worker !== this.#worker || this.#stop.signal.aborted) return;
     const now = performance.now();
-    if (this.#isLoading(running, now)) this.#loadingSigns++;
-    if (this.counter !== running.lastCounter) {
-      running.slowestStepMs = Math.max(running.slowestStepMs, now - running.lastStepAt);
-      running.lastCounter = this.counter;
-      running.lastStepAt = now;
+    if (this.#isLoading(pulse, now)) this.#signs.loading++;
+    // Whoever counts pictures' steps must not take a training's long step for a hang: this watch knows better.
+    if (this.#running.size > 1) this.#signs.waiting++;
+    if (this.#steps !== pulse.lastCounter) {
+      pulse.slowestStepMs = Math.max(pulse.slowestStepMs, now - pulse.lastStepAt);
+      pulse.lastCounter = this.#steps;
+      pulse.lastStepAt = now;
     }
-    const limit = Math.max(this.#options.watchdogMs, STEP_FACTOR * running.slowestStepMs);
-    if (now - running.lastStepAt > limit) void this.#giveUp(worker, "hung", `no step for ${Math.round(limit)} ms`);
-    else if (Date.now() > running.deadline) void this.#giveUp(worker, "overran", "the attempt's deadline has passed");
+    const limit = Math.max(this.#options.watchdogMs, STEP_FACTOR * pulse.slowestStepMs);
+    if (now - pulse.lastStepAt > limit) void this.#giveUp(worker, "hung", `no step for ${Math.round(limit)} ms`);
+    else this.#watchDeadlines(worker);
+  }
+
+  #watchDeadlines(worker: Worker): void {
+    const late = [...this.#running.values()].filter(({ deadline, pending }) => Date.now() > deadline && pending.size > 0);
+    const detail = "the attempt's deadline has passed";
+    if (late.length === 0) return;
+    if (late.length === this.#running.size || late.some(({ kind }) => kind === "training")) {
+      void this.#giveUp(worker, "overran", detail);
+      return;
+    }
+    // Pictures that came too late between the steps of a training, which goes on.
+    this.#options.log.error({ reason: "overran", detail }, "a computation is given up");
+    for (const [task, running] of this.#running) {
+      if (!late.includes(running)) continue;
+      Atomics.store(this.#cells, cells.canceled, task);
+      settle(running, () => lost("overran"));
+    }
   }
 
   /** Whether a model is loaded, and that for no longer than it may take. */
-  #isLoading(running: Running, now: number): boolean {
-    running.loadingSince = Atomics.load(this.#cells, cells.loading) === 1 ? (running.loadingSince ?? now) : undefined;
-    return running.loadingSince !== undefined && now - running.loadingSince <= this.#options.loadMs;
+  #isLoading(pulse: Pulse, now: number): boolean {
+    pulse.loadingSince = Atomics.load(this.#cells, cells.loading) === 1 ? (pulse.loadingSince ?? now) : undefined;
+    return pulse.loadingSince !== undefined && now - pulse.loadingSince <= this.#options.loadMs;
   }
 
   /** The thread goes on where it comes to rest in time; else it is replaced. */
@@ -374,7 +425,7 @@ export class ModelThread {
 
   #lose(reason: LossReason): void {
     this.#enter("loading", `the model thread ${reason}`);
-    this.#settle(() => new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true));
+    this.#settle(() => lost(reason));
   }
 
   /** Waits until the thread is at rest; false where that takes too long. */
@@ -386,16 +437,15 @@ export class ModelThread {
   async #terminate(): Promise<boolean> {
     const worker = this.#worker;
     this.#worker = undefined;
+    this.#rest();
     if (!worker) return true;
     const gone = worker.terminate().then(() => true);
     return (await within(this.#options.terminateMs ?? 5000, gone)) ?? false;
   }
 
-  /** Ends the running batch: what has no answer gets this error. */
+  /** Ends all that runs: what has no answer gets this error. */
   #settle(error: () => Error): void {
-    const running = this.#running;
-    this.#running = undefined;
-    for (const { reject } of running?.pending.values() ?? []) reject(error());
+    for (const running of [...this.#running.values()]) settle(running, error);
   }
 
   #enter(state: ThreadState, problem?: string): void {
@@ -403,6 +453,16 @@ export class ModelThread {
     this.#problem = problem;
     this.#options.onChange();
   }
+}
+
+function settle({ pending }: Running, error: () => Error): void {
+  const open = [...pending.values()];
+  pending.clear();
+  for (const { reject } of open) reject(error());
+}
+
+function lost(reason: LossReason): ComputeFailed {
+  return new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true);
 }
 
 /** How the start of a thread ends. @throws ModelLoadFailed */

@@ -13,6 +13,7 @@ import {
   cells,
   type FromWorker,
   isCanceled,
+  isTrainingCanceled,
   type TrainingTask,
   toWorkerSchema,
   workerDataSchema,
@@ -43,7 +44,10 @@ const memory = new Uint32Array(shared);
 /** Where the models lie, by hash: the configured ones first, then the registry's. */
 const catalog = { configured: [] as RegisteredModel[], registered };
 /** The computation under way: this thread's event loop doesn't turn inside the model, so cancelling comes through shared memory. */
-let current: { task: number; items: readonly number[]; abort: AbortController } | undefined;
+let current: { abort: AbortController; isGivenUp(): boolean } | undefined;
+/** Batches that came while a training is computed: one of them at most is computed between two of its steps. */
+const betweenSteps: (() => Promise<void>)[] = [];
+let isTraining = false;
 /** What adapters that stay open between batches may take, as a share of what models may. */
 const ADAPTER_SHARE = 0.25;
 /** A sign of life for the watchdog. */
@@ -115,16 +119,12 @@ function parametersOf({ weightShapes }: TrainableModel): number {
   return shapes.reduce((sum, shape) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
 }
 
-function isGivenUp(item: number): boolean {
-  return current !== undefined && isCanceled(memory, current.task, item);
-}
-
 /** The model, watched: after each of its calls nothing is being opened any more, and a cancel is noticed. */
 function observed(model: TrainableModel): TrainableModel {
   const after = async <T>(call: Promise<T>): Promise<T> => {
     const result = await call;
     if (loads === 0) Atomics.store(memory, cells.loading, 0);
-    if (current?.items.every(isGivenUp)) current.abort.abort();
+    if (current?.isGivenUp()) current.abort.abort();
     return result;
   };
   return {
@@ -203,16 +203,15 @@ async function compute(task: number, batch: readonly BatchItem[]): Promise<void>
   const settled = await computeTogether(task, batch, items);
   // One bad member must not fail the others: what failed together is tried one by one.
   if (!settled) for (const item of items) await computeTogether(task, batch, [item]);
-  await adapters.trim();
-  trimDerived(cacheDir, cacheBudget);
-  postResident();
-  post({ type: "done", task });
+  await atRest(task);
 }
 
 /** Computes these items of a batch as one, and answers each. False where several failed and none was answered. */
 async function computeTogether(task: number, batch: readonly BatchItem[], items: readonly number[]): Promise<boolean> {
   const abort = new AbortController();
-  current = { task, items, abort };
+  const isGivenUp = (item: number) => isCanceled(memory, task, item);
+  const outer = current;
+  current = { abort, isGivenUp: () => items.every(isGivenUp) };
   const wanted = items.filter(item => !isGivenUp(item));
   const requests = wanted.map(item => batch[item]!.request);
   const runs = wanted.map(item => ({
@@ -223,7 +222,7 @@ async function computeTogether(task: number, batch: readonly BatchItem[], items:
   // New adapters are read and their graphs made before the first step.
   const open = adapters.resident();
   const isReading = requests.some(request => adaptersOf(request).some(adapter => !open.includes(adapter)));
-  Atomics.store(memory, cells.loading, isReading ? 1 : 0);
+  const wasLoading = Atomics.exchange(memory, cells.loading, isReading ? 1 : 0);
   try {
     const pictures = wanted.length > 0 ? await runPictures(contextOf(wanted.map(item => batch[item]!)), requests, runs, abort.signal) : [];
     for (const item of items) {
@@ -242,8 +241,8 @@ async function computeTogether(task: number, batch: readonly BatchItem[], items:
       else post({ type: "failed", task, item, ...failed });
     }
   } finally {
-    current = undefined;
-    Atomics.store(memory, cells.loading, 0);
+    current = outer;
+    Atomics.store(memory, cells.loading, outer ? wasLoading : 0);
   }
   return true;
 }
@@ -251,11 +250,17 @@ async function computeTogether(task: number, batch: readonly BatchItem[], items:
 /** Computes a training; it stops between two steps, after a last checkpoint. */
 async function trainTask(task: number, training: TrainingTask): Promise<void> {
   const [item, abort] = [0, new AbortController()];
-  current = { task, items: [item], abort };
+  const isGivenUp = () => isTrainingCanceled(memory, task);
+  current = { abort, isGivenUp };
+  isTraining = true;
   shelf.unpin();
   try {
+    const { model: hash } = training.request;
+    const model = await modelOf(hash);
+    // Its sessions hold weights of their own, about as many as the model's.
+    shelf.hold({ hash, bytes: 4 * parametersOf(model.model) });
     const result = await computeTraining(training, {
-      model: await modelOf(training.request.model),
+      model,
       pictures: contextOf([training]),
       options: sessionOptions,
       onEvent: event => {
@@ -267,7 +272,8 @@ async function trainTask(task: number, training: TrainingTask): Promise<void> {
       yieldTo: async () => {
         alive();
         await new Promise(resolve => setImmediate(resolve));
-        if (isGivenUp(item)) abort.abort(new Error("the training was canceled"));
+        if (!isGivenUp()) await betweenSteps.shift()?.();
+        if (isGivenUp()) abort.abort(new Error("the training was canceled"));
       },
       signal: abort.signal,
     });
@@ -277,8 +283,16 @@ async function trainTask(task: number, training: TrainingTask): Promise<void> {
     else post({ type: "failed", task, item, ...failure(error) });
   } finally {
     current = undefined;
+    isTraining = false;
+    shelf.hold(null);
     Atomics.store(memory, cells.loading, 0);
   }
+  await atRest(task);
+  while (betweenSteps.length > 0) await betweenSteps.shift()!();
+}
+
+/** A task is over: what it left gives way where it is too much. */
+async function atRest(task: number): Promise<void> {
   await adapters.trim();
   trimDerived(cacheDir, cacheBudget);
   postResident();
@@ -334,8 +348,11 @@ function isDiskFull(error: unknown): boolean {
 
 port.on("message", (value: unknown) => {
   const message = toWorkerSchema.parse(value);
-  if (message.type === "compute") void compute(message.task, message.items);
-  else if (message.type === "train") void trainTask(message.task, message.training);
+  if (message.type === "compute") {
+    const work = () => compute(message.task, message.items);
+    if (isTraining) betweenSteps.push(work);
+    else void work();
+  } else if (message.type === "train") void trainTask(message.task, message.training);
   else catalog.registered = message.models;
 });
 

@@ -153,8 +153,9 @@ export class Runner {
     this.#unwatch();
     this.#offerCredit();
     this.#release(this.#leases.inPhase("granted"));
+    // A training would not end within the grace; its checkpoint is all that another runner needs.
+    this.thread.cancelTraining();
     const end = Date.now() + graceMs;
-    // A training would not end within it; its checkpoint is all that another runner needs.
     const isWorthWaiting = () => this.#leases.all().some(({ kind, phase }) => kind === "picture" || phase !== "computing");
     while (isWorthWaiting() && Date.now() < end) await delay(50);
     const unfinished = this.#leases.all();
@@ -175,7 +176,7 @@ export class Runner {
       provider: this.#options.config.provider,
       models: this.#modelHashes(),
       max_batch: this.#options.config.maxBatch,
-      trains: this.#options.config.trains,
+      trains: this.#options.config.trains !== "off",
       leases: this.#leases.all().map(leaseId),
     };
   }
@@ -259,9 +260,9 @@ export class Runner {
     this.#fail(lease, new ComputeFailed(isGone ? "input_gone" : "runner_failed", message, retryable), error);
   }
 
-  /** Computes the next batch if the thread is free. */
+  /** Computes the next batch if the thread is free for it. */
   #work(): void {
-    const batch = this.thread.state === "idle" && !this.#draining ? this.#leases.next() : [];
+    const batch = this.#isFree() ? this.#next() : [];
     const held = new Set(this.#modelHashes());
     for (const lease of batch) {
       const missing = [lease.request.model, lease.kind === "picture" ? lease.request.refiner?.model : undefined].find(
@@ -272,9 +273,20 @@ export class Runner {
         this.#fail(lease, error, error);
       }
     }
-    const leases = this.#leases.next().filter(({ batch: number }) => number === batch[0]?.batch);
+    const leases = this.#next().filter(({ batch: number }) => number === batch[0]?.batch);
     if (leases.length > 0) this.#compute(leases);
     else if (batch.length > 0) this.#work();
+  }
+
+  #next(): HeldLease[] {
+    return this.#leases.next(this.thread.isBetweenSteps);
+  }
+
+  /** Whether the thread takes a batch now: at rest with no training about to begin, or between a training's steps where it is so configured. */
+  #isFree(): boolean {
+    if (this.#draining) return false;
+    if (this.thread.isBetweenSteps) return this.#options.config.trains === "between-steps";
+    return this.thread.state === "idle" && !this.#isTraining();
   }
 
   #compute(leases: readonly HeldLease[]): void {
@@ -308,11 +320,12 @@ export class Runner {
     const onFailure = (error: unknown) => this.#logOf(lease).warn({ error: messageOf(error) }, "a checkpoint could not be uploaded");
     const checkpoints = new CheckpointUploads(lease, { ...upload, everyMs: config.checkpointMs, onFailure });
     const folder = join(config.cacheDir, "trainings", `${lease.execution}-${lease.epoch}`);
-    const stop = () => this.thread.cancel();
+    const stop = () => this.thread.cancelTraining();
     try {
       await mkdir(folder, { recursive: true });
       const resumeFrom = await fetchCheckpoint(lease, config.edgeUrl, folder);
       lease.ended.throwIfAborted();
+      if (this.#draining) throw new ComputeCanceled("the runner drains");
       lease.ended.addEventListener("abort", stop, { once: true });
       const { request, fetched: inputs = { files: {}, adapters: {} }, attemptDeadline } = lease;
       const margin = Math.min(MOST_MARGIN_MS, (attemptDeadline - Date.now()) / 5);
@@ -439,7 +452,7 @@ export class Runner {
 
   /** One batch at a time, and none while results pile up. `again`: also where nothing changed, since a grant used the credit up. */
   #offerCredit(again = false): void {
-    const free = this.thread.state === "idle" && !this.#draining && this.#leases.inPhase("granted").length === 0 && !this.#isTraining();
+    const free = this.#isFree() && this.#leases.inPhase("granted").length === 0;
     const most = MAX_UNFINISHED + this.#options.config.maxBatch - 1;
     const n = free && this.#leases.all().length < most ? 1 : 0;
     const resident = this.thread.resident.slice(0, MOST_RESIDENT);
@@ -450,7 +463,7 @@ export class Runner {
     this.#credit = n;
   }
 
-  /** Also while the thread is still at rest: a picture that is granted then would wait for the whole training. */
+  /** Also while the thread is still at rest: a picture that is granted then would wait for the training's first step at least. */
   #isTraining(): boolean {
     return this.#leases.inPhase("computing").some(({ kind }) => kind === "training");
   }

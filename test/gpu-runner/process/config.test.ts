@@ -30,7 +30,7 @@ test("reads what is given and fills in the rest", () => {
     logLevel: "info",
     watchdogMs: 60_000,
     loadMs: 900_000,
-    trains: true,
+    trains: "between-steps",
     checkpointMs: 60_000,
     drainMs: 25_000,
   });

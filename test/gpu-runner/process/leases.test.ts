@@ -93,6 +93,28 @@ test("only one batch is computed at a time: the oldest that has all its inputs",
   expect(table.arrived({ execution: executions[2]!, epoch: 2 }, here)).toBe(false);
 });
 
+test("between a training's steps pictures are computed, but no second training, and no training beside pictures", () => {
+  const table = new LeaseTable();
+  const [training, picture, other] = [
+    { ...granted(executions[0]!, 1), kind: "training" },
+    granted(executions[1]!, 1),
+    { ...granted(executions[2]!, 1), kind: "training" },
+  ] as GrantedExecution[];
+  for (const each of [training!, picture!, other!]) {
+    table.grant(each, table.newBatch());
+    table.arrived(each, here);
+  }
+  expect(table.next().map(({ execution }) => execution)).toEqual([executions[0]]);
+  table.advance(training!, "computing");
+  expect(table.next()).toEqual([]);
+  expect(table.next(true).map(({ execution }) => execution)).toEqual([executions[1]]);
+  table.advance(picture!, "computing");
+  expect(table.next(true)).toEqual([]);
+  expect(() => table.advance(other!, "computing")).toThrow("another batch is computed");
+  table.advance(training!, "uploading");
+  expect(() => table.advance(other!, "computing")).toThrow("another batch is computed");
+});
+
 test("whatever comes in whatever order: one lease an execution, no epoch taken twice or backwards, what ends is aborted", () => {
   const step = fc.record({
     what: fc.constantFrom("grant", "arrive", "compute", "upload", "complete", "fail", "end"),

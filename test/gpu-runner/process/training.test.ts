@@ -11,7 +11,7 @@ import { hashModel, openModel } from "../../../gpu-runner/weights/model-source.t
 import { checkpointKey, trainingProgressSchema } from "../../../shared/protocol.ts";
 import type { TrainingEvent, TrainingResult } from "../../../shared/training.ts";
 import { trainingRequest } from "../train/quadratic.ts";
-import { EdgePeer, newExecution, type Upload } from "./edge-peer.ts";
+import { EdgePeer, newExecution, pictureRequest, type Upload } from "./edge-peer.ts";
 import { runnerFor } from "./harness.ts";
 
 const pocket = fileURLToPath(new URL("../../../models/pocket", import.meta.url));
@@ -28,8 +28,12 @@ afterEach(async () => {
   rmSync(cacheDir, { recursive: true, force: true });
 });
 
-async function newRunner(): Promise<Runner> {
-  const { runner } = runnerFor(peer, { ATELIER_MODELS: pocket, ATELIER_CACHE_DIR: cacheDir, ATELIER_CHECKPOINT_MS: "0" }, realWorker);
+async function newRunner(environment: Record<string, string> = {}): Promise<Runner> {
+  const { runner } = runnerFor(
+    peer,
+    { ATELIER_MODELS: pocket, ATELIER_CACHE_DIR: cacheDir, ATELIER_CHECKPOINT_MS: "0", ...environment },
+    realWorker,
+  );
   runners.push(runner);
   await runner.start();
   await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a runner that takes work");
@@ -103,8 +107,62 @@ test("a drained runner hands its training back with a checkpoint, and another en
   expect(stepOf(next!.body)).toBe(stepOf(ofIt().at(-1)!.body) + 1);
 });
 
-test("a canceled training stops between two steps and makes room for other work", async () => {
+test("pictures are made between a training's steps, which ends with the bytes that it has without them", async () => {
   await newRunner();
+  const asked = await training(8);
+  const { model } = asked.request;
+  const isReady = () => peer.of("ready").at(-1)?.n === 1;
+  const take = async (name: string, between: () => Promise<void>) => {
+    const execution = newExecution();
+    peer.progress.length = 0;
+    await peer.grant([{ ...asked, execution, epoch: 1 }]);
+    await between();
+    const complete = await peer.until(() => peer.of("complete").find(message => message.execution === execution), name, 50_000);
+    if (!("kind" in complete.result)) throw new Error("expected a training's result");
+    await peer.until(isReady, "a free runner");
+    return complete.result;
+  };
+  const alone = await take("a training alone", async () => {});
+  const pictures: string[] = [];
+  const accompanied = await take("a training beside pictures", async () => {
+    await peer.until(() => steps().length > 0 && isReady(), "credit during the training", 30_000);
+    for (const seed of [1, 2]) {
+      const execution = newExecution();
+      await peer.grant([{ execution, epoch: 1, request: pictureRequest({ model, seed, width: 64, height: 64, steps: 2 }) }]);
+      const ended = () => peer.of("complete").findIndex(message => message.execution === execution);
+      await peer.until(() => ended() >= 0, "a picture", 30_000);
+      pictures.push(execution);
+      // Both leases show signs of life, and the training has not ended.
+      await peer.until(isReady, "credit for the next", 30_000);
+    }
+  });
+  expect(
+    pictures.every(execution => peer.of("complete").findIndex(message => message.execution === execution) < peer.of("complete").length - 1),
+  ).toBe(true);
+  expect(accompanied.report.losses).toEqual(alone.report.losses);
+  expect(weights(accompanied)).toEqual(weights(alone));
+  expect(peer.of("fail")).toEqual([]);
+});
+
+test("a training can be canceled while pictures are made between its steps, and a drained runner ends the picture first", async () => {
+  const runner = await newRunner();
+  const asked = await training(10_000);
+  const [lease, picture] = [newExecution(), newExecution()].map(execution => ({ execution, epoch: 1 }));
+  await peer.grant([{ ...asked, ...lease! }]);
+  await peer.until(() => steps().length > 0 && peer.of("ready").at(-1)?.n === 1, "credit during the training", 30_000);
+  const request = pictureRequest({ model: asked.request.model, width: 64, height: 64, steps: 4 });
+  await peer.grant([{ ...picture!, request }]);
+  await peer.until(() => peer.of("accept").some(({ leases }) => leases[0]?.execution === picture!.execution), "the picture's acceptance");
+  const released = runner.drain(30_000);
+  const complete = await peer.until(() => peer.of("complete")[0], "the picture", 30_000);
+  expect(complete.execution).toBe(picture!.execution);
+  expect(await released).toBe(true);
+  expect(peer.of("release").at(-1)?.leases).toEqual([lease]);
+  expect(peer.uploads.some(isCheckpoint)).toBe(true);
+});
+
+test("a canceled training stops between two steps and makes room for other work", async () => {
+  await newRunner({ ATELIER_TRAIN: "alone" });
   const lease = { execution: newExecution(), epoch: 1 };
   await peer.grant([{ ...(await training(10_000)), ...lease }]);
   await peer.until(() => steps().length > 0, "a step", 30_000);
