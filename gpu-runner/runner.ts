@@ -326,6 +326,7 @@ export class Runner {
       const resumeFrom = await fetchCheckpoint(lease, config.edgeUrl, folder);
       lease.ended.throwIfAborted();
       if (this.#draining) throw new ComputeCanceled("the runner drains");
+      if (resumeFrom !== null) this.#logOf(lease).info("the training goes on from a checkpoint");
       lease.ended.addEventListener("abort", stop, { once: true });
       const { request, fetched: inputs = { files: {}, adapters: {} }, attemptDeadline } = lease;
       const margin = Math.min(MOST_MARGIN_MS, (attemptDeadline - Date.now()) / 5);

@@ -403,6 +403,27 @@ describe("trainings", () => {
     expect(held).toEqual([["p", "t1"], ["t1"], ["t1"], []]);
   });
 
+  it("come before no picture where another runner is free: one draws between the steps of a training only where nobody else can", async () => {
+    const pictures = await withSql(newPool(), sql => {
+      connect(sql, "trainer", { trains: true });
+      queue(sql, "t1", { kind: "training" });
+      grantAll(sql);
+      connect(sql, "other");
+      queue(sql, "p1");
+      grantAll(sql);
+      // The other one was given something last.
+      for (const instance of ["trainer", "other"]) ready(sql, instance, 1);
+      for (const execution of ["p2", "p3"]) queue(sql, execution);
+      return grantAll(sql);
+    });
+    expect(pictures).toEqual([
+      { execution: "p1", instance: "other" },
+      { execution: "p2", instance: "other" },
+      { execution: "p3", instance: "trainer" },
+      { execution: "t1", instance: "trainer" },
+    ]);
+  });
+
   it("leave half of the runners to pictures", async () => {
     const granted = await withSql(newPool(), sql => {
       for (const instance of ["a", "b", "c", "d"]) connect(sql, instance, { trains: true });

@@ -34,6 +34,24 @@ test("loads once, keeps what fits, and lets the least recently used go", async (
   expect(shelf.resident()).toEqual(["hash-30", "hash-40"]);
 });
 
+test("a training's model stays, and what it takes beside is nobody else's", async () => {
+  const { shelf, use, held } = newShelf(100);
+  await use("40");
+  shelf.hold({ hash: "hash-40", bytes: 40 });
+  for (const size of ["10", "30", "20"]) {
+    shelf.unpin();
+    await use(size);
+    expect([...held]).toEqual(["40", size]);
+  }
+  shelf.hold(null);
+  shelf.unpin();
+  await use("30");
+  expect([...held]).toEqual(["40", "20", "30"]);
+  shelf.unpin();
+  await use("50");
+  expect([...held]).toEqual(["20", "30", "50"]);
+});
+
 test("models of one batch stay together, also beyond the budget", async () => {
   const { shelf, use, held } = newShelf(100);
   await use("80");
