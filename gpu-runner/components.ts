@@ -7,6 +7,7 @@ import type { ExecutionProviderName } from "./graph/emitter.ts";
 import type { TextEmbeddings } from "./models/text-embeddings.ts";
 import type { TextEncoderConfig, UnetConfig } from "./weights/configs.ts";
 import type { ModelDescription } from "./weights/describe.ts";
+import type { ModelSource } from "./weights/model-source.ts";
 import type { WeightSource } from "./weights/weights.ts";
 
 /** A dense row-major fp32 tensor in main memory. */
@@ -130,6 +131,8 @@ export interface LoadOptions {
 
 /** A model whose parts a training can build anew. */
 export interface TrainableModel extends DiffusionModel {
+  /** Its files. */
+  readonly source: ModelSource;
   /** In the order of `description.textEncoders`. */
   readonly textEncoders: readonly TextEncoderBase[];
 }

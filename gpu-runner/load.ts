@@ -20,6 +20,7 @@ import { buildModelGraphs, type ModelGraphs } from "./models/model-graphs.ts";
 import { buildTaesdDecoder, clampLatents, openTaesd } from "./models/taesd.ts";
 import { buildUnet } from "./models/unet.ts";
 import { conditionFeeds, featureFeeds, featuresOf } from "./models/unet-feeds.ts";
+import { AdaptedEmbeddings } from "./serving/adapted-embeddings.ts";
 import { AdaptedGraph, type AdapterFeatures } from "./serving/adapted-graph.ts";
 import { createSession, type Feeds, SessionCache, type SessionLease } from "./session.ts";
 import { holdDerived } from "./weights/derived-files.ts";
@@ -49,6 +50,7 @@ export async function loadDiffusionModel(path: string, options: LoadOptions): Pr
   const shapes = new Map([...checked.parts].map(([name, part]) => [name, part.shapes] as const));
   return new LoadedModel({
     description: describeSource(source, hash),
+    source,
     unet: { hash, config: source.unet, weights: weights.get("unet")!, shapes: shapes.get("unet")! },
     weightShapes: Object.fromEntries([...shapes].filter(([name]) => name !== "vae")),
     graphs: buildModelGraphs(source, name => weights.get(name)!),
@@ -89,6 +91,7 @@ function placeParts(
 
 interface Loaded {
   description: ModelDescription;
+  source: ModelSource;
   weightShapes: WeightShapes;
   unet: UnetBase;
   graphs: ModelGraphs;
@@ -103,12 +106,14 @@ class LoadedModel implements TrainableModel {
   readonly description: ModelDescription;
   readonly weightShapes: WeightShapes;
   readonly unet: UnetBase;
+  readonly source: ModelSource;
   readonly textEncoders: readonly TextEncoderBase[];
   readonly decodePreview: DiffusionModel["decodePreview"];
   readonly #graphs: ModelGraphs;
   readonly #adaptedUnet: AdaptedGraph<ReturnType<typeof featuresOf>>;
   /** In the order of `graphs.textEncoders`. */
   readonly #adaptedTexts: readonly AdaptedGraph<Record<never, never>>[];
+  readonly #adaptedEmbeddings: readonly AdaptedEmbeddings[];
   readonly #keysValues: IpKeysValues;
   readonly #options: LoadOptions;
   readonly #leases = new Map<string, SessionLease>();
@@ -116,10 +121,11 @@ class LoadedModel implements TrainableModel {
   readonly #letGo: () => void;
   #released = false;
 
-  constructor({ description, weightShapes, unet, graphs, preview, files, options }: Loaded) {
+  constructor({ description, source, weightShapes, unet, graphs, preview, files, options }: Loaded) {
     this.description = description;
     this.weightShapes = weightShapes;
     this.unet = unet;
+    this.source = source;
     this.#graphs = graphs;
     this.textEncoders = graphs.textEncoders.map(({ component, config, weights, embeddings }) => ({
       component,
@@ -139,6 +145,7 @@ class LoadedModel implements TrainableModel {
       const base = { key: hash, component: part.component, weights: part.weights, shapes: weightShapes[part.component]!, build };
       return new AdaptedGraph(base, sessions, options);
     });
+    this.#adaptedEmbeddings = graphs.textEncoders.map(({ component, embeddings }) => new AdaptedEmbeddings(component, embeddings));
     this.#keysValues = new IpKeysValues(config, sessions, options);
     this.#options = options;
     const previewFiles = preview?.weights.map(({ stored }) => stored!.file) ?? [];
@@ -150,9 +157,11 @@ class LoadedModel implements TrainableModel {
     const { textEncoders } = this.#graphs;
     const part = textEncoders[encoder];
     if (!part) throw new RangeError(`text encoder: expected 0 to ${textEncoders.length - 1}, got ${encoder}`);
-    const { config, embeddings } = part;
-    const items = inputIds.map((_, i) => ({ loras: loras?.[i] ?? [], hypernetworks: [] }));
-    const out = await this.#adaptedTexts[encoder]!.run({}, { embeddings: embeddings.embed(inputIds, extraEmbeddings) }, items);
+    const { config } = part;
+    const embeddings = this.#adaptedEmbeddings[encoder]!;
+    const items = inputIds.map((_, i) => ({ loras: embeddings.rest(loras?.[i] ?? []), hypernetworks: [] }));
+    const feeds = { embeddings: embeddings.embed(inputIds, extraEmbeddings, loras ?? []) };
+    const out = await this.#adaptedTexts[encoder]!.run({}, feeds, items);
     const state = (name: (skip: number) => string) => (skip: number) => {
       const found = out[name(skip)];
       if (!found) throw new RangeError(`clip skip: expected 0 to ${config.layers}, got ${skip}`);

@@ -129,6 +129,7 @@ function observed(model: TrainableModel): TrainableModel {
   };
   return {
     description: model.description,
+    source: model.source,
     weightShapes: model.weightShapes,
     unet: model.unet,
     textEncoders: model.textEncoders,

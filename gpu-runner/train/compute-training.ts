@@ -32,7 +32,7 @@ export function computeTraining(task: TrainingTask, { model, pictures, options, 
   const { request, inputs, folder, resumeFrom, deadline } = task;
   return train(request, {
     ...{ model, pictures, folder, resumeFrom, deadline, cacheDir: options.cacheDir },
-    ...{ defaults: defaultsOf(model.model.description), file: pictures.inputs.file },
+    ...{ defaults: { ...defaultsOf(model.model.description), ...request.sampling }, file: pictures.inputs.file },
     openStep: () => openStep(model, request, options, { adapters: inputs.adapters, file: pictures.inputs.file }),
     openOptimiser: async (tensors, settings) => new AdamW(tensors, settings),
     ...rest,

@@ -35,6 +35,8 @@ export interface OpenedStep {
   constants?: readonly ResultTensor[];
   /** Called once with the pictures that are learned from, before anything else. */
   begin?: (items: readonly PreparedItem[]) => Promise<void>;
+  /** DreamBooth: writes the whole model that the trained tensors make. @returns paths below the folder */
+  writeModel?: (folder: string) => string[];
   /** What follows the request's steps; none where absent. */
   stages?: readonly TrainingStage[];
 }

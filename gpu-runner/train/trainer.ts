@@ -255,6 +255,7 @@ async function finish(
   const folder = join(context.folder, "result");
   phase(context, "exporting");
   const exported = await exportTensors(request, context, training, folder);
+  exported.paths.push(...(training.writeModel?.(folder) ?? []));
   phase(context, "scoring");
   const isLate = endedBy === "deadline";
   const scores = isLate ? null : await score(request, context, training, await ownAdapters(request, exported, folder));

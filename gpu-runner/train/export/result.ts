@@ -1,7 +1,7 @@
 /** Trained tensors on their way into files. */
 import { mkdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { TrainingFile } from "../../../shared/training.ts";
+import { type TrainingFile, trainingMediaType } from "../../../shared/training.ts";
 import { sha256OfFile } from "../../weights/file-hash.ts";
 import { bytesOf, type WriteOptions, writeSafetensors } from "../../weights/safetensors-write.ts";
 
@@ -25,12 +25,8 @@ export function writeTensors(
   writeSafetensors(file, entries, { metadata });
 }
 
-const mediaTypes = { safetensors: "application/x-safetensors", json: "application/json", png: "image/png" } as const;
-
 /** What a result says of a file that was written. */
 export async function describeFile(folder: string, path: string): Promise<TrainingFile> {
   const file = join(folder, path);
-  const ending = path.slice(path.lastIndexOf(".") + 1);
-  const known = Object.entries(mediaTypes).find(([name]) => name === ending);
-  return { path, sha256: await sha256OfFile(file), bytes: statSync(file).size, media_type: known ? known[1] : "application/octet-stream" };
+  return { path, sha256: await sha256OfFile(file), bytes: statSync(file).size, media_type: trainingMediaType(path) };
 }

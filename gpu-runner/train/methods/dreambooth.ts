@@ -1,12 +1,11 @@
 /** DreamBooth (Ruiz et al. 2023): every weight of the UNet, and of the text encoders where wanted. */
 import type { TensorF32, TextEncoderBase, TrainableModel } from "../../components.ts";
+import { embeddingTables } from "../../models/text-embeddings.ts";
+import type { TrainedWeight } from "../export/full-model.ts";
 import { type TrainedTensor, TrainedTensors } from "../trained-tensors.ts";
 import type { TrainingOptions } from "../training-session.ts";
 import { componentNames, componentOf, storedValues, type TrainedComponentName } from "./lora.ts";
 import { type TrainedEmbeddings, TrainedModelStep, type TrainedPart, untrained } from "./trained-model.ts";
-
-const tokenTable = "embeddings.token_embedding.weight";
-const positionTable = "embeddings.position_embedding.weight";
 
 /** As diffusers names the weights of a pipeline's folders. */
 export function fullName(component: TrainedComponentName, weight: string): string {
@@ -41,7 +40,16 @@ function componentTensors(model: TrainableModel, component: TrainedComponentName
 
 /** Tables are read outside the graph. */
 function isInGraph(weight: string): boolean {
-  return weight !== tokenTable && weight !== positionTable;
+  return !Object.values<string>(embeddingTables).includes(weight);
+}
+
+/** The trained tensors of a step as a model's files hold them. */
+export function trainedWeight(tensors: TrainedTensors): TrainedWeight {
+  const names = new Set(tensors.list.map(({ name }) => name));
+  return (component, weight) => {
+    const name = component === "vae" ? null : fullName(component, weight);
+    return name !== null && names.has(name) ? tensors.value(name).data : null;
+  };
 }
 
 function wholePart(component: TrainedComponentName, weights: readonly string[]): TrainedPart {
@@ -63,8 +71,8 @@ class TrainedTables implements TrainedEmbeddings {
     const { component, config, embeddings } = this.#encoders[encoder]!;
     if (!adapted) return embeddings.embed(ids);
     const { width } = config;
-    const tokens = this.#tensors.value(fullName(component, tokenTable)).data;
-    const positions = this.#tensors.value(fullName(component, positionTable)).data;
+    const tokens = this.#tensors.value(fullName(component, embeddingTables.tokens)).data;
+    const positions = this.#tensors.value(fullName(component, embeddingTables.positions)).data;
     const length = ids[0]!.length;
     const data = new Float32Array(ids.length * length * width);
     ids.flat().forEach((id, row) => {
@@ -77,8 +85,8 @@ class TrainedTables implements TrainedEmbeddings {
   backward(encoder: number, ids: readonly (readonly number[])[], { data }: TensorF32): void {
     const { component, config } = this.#encoders[encoder]!;
     const { width } = config;
-    const tokens = this.#tensors.gradient(fullName(component, tokenTable)).data;
-    const positions = this.#tensors.gradient(fullName(component, positionTable)).data;
+    const tokens = this.#tensors.gradient(fullName(component, embeddingTables.tokens)).data;
+    const positions = this.#tensors.gradient(fullName(component, embeddingTables.positions)).data;
     const length = ids[0]!.length;
     ids.flat().forEach((id, row) => {
       const position = (row % length) * width;

@@ -3,9 +3,10 @@ import type { MethodSettingsOf, TrainingMethod, TrainingRequest } from "../../..
 import type { TensorF32, TrainableModel } from "../../components.ts";
 import type { ClipTokenizer } from "../../tokenizer/clip.ts";
 import type { OpenedStep } from "../context.ts";
+import { writeTrainedModel } from "../export/full-model.ts";
 import type { TrainingOptions } from "../training-session.ts";
 import { newControlNetConfig, openControlNetStep } from "./controlnet.ts";
-import { openDreamBoothStep } from "./dreambooth.ts";
+import { openDreamBoothStep, trainedWeight } from "./dreambooth.ts";
 import { openHyperLora } from "./hyper-lora/open.ts";
 import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
 import { loraLayers, openLoraStep, startFrom } from "./lora.ts";
@@ -37,7 +38,11 @@ export const methods = {
     if (start) startFrom(step.tensors, start.tensors);
     return { step };
   },
-  dreambooth: async ({ model, settings, options }) => ({ step: openDreamBoothStep(model, settings.text_encoder, options) }),
+  dreambooth: async ({ model, settings, options }) => {
+    const step = openDreamBoothStep(model, settings.text_encoder, options);
+    if (settings.extract_rank !== null) return { step };
+    return { step, writeModel: folder => writeTrainedModel(folder, model.source, trainedWeight(step.tensors)) };
+  },
   "textual-inversion": async ({ model, tokenizers, settings, request, options }) => {
     const { initial, vectors } = settings;
     const rows = model.textEncoders.map((encoder, i) =>
