@@ -221,7 +221,7 @@ export const datasetItems = sqliteTable(
     sha256: text().notNull(),
     tenant_id: text().notNull(),
     caption: text().notNull(),
-    split: text({ enum: ["train", "test"] }).notNull(),
+    split: text({ enum: ["train", "validation", "test", "prior"] }).notNull(),
     /** Other files of the dataset. */
     mask: text(),
     condition: text(),

@@ -6,8 +6,10 @@ import { sameUlid } from "../shared/names.ts";
 import { MAX_SEED } from "../shared/picture.ts";
 import {
   type DatasetItem,
+  defaultScoring,
   hyperLoraNet,
   type TrainingRequest,
+  type TrainingSampling,
   trainingFileSchema,
   trainingReportSchema,
   trainingRequestSchema,
@@ -135,6 +137,8 @@ function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: S
     settings,
     optimizer,
     loss,
+    sampling,
+    scoring,
     concepts,
     seed,
     ...given
@@ -150,11 +154,17 @@ function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: S
     settings: { ...defaults.settings, ...start?.defaults?.settings, ...settings, ...(start && { start_from: start.from }) },
     optimizer: { ...defaults.optimizer, ...optimizer },
     loss: { ...defaults.loss, ...loss },
+    sampling: { ...samplingOf(model), ...sampling },
+    scoring: { ...defaultScoring, ...scoring },
     concepts: (concepts ?? [{ token: name }]).map(concept => ({ class_prompt: null, ...concept })),
     items: items.map(({ dataset_id: _set, tenant_id: _tenant, ...item }) => ({ ...item, ...sizes.get(item.sha256) })),
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]! % (MAX_SEED + 1),
     budget_ms: budget === null ? null : budget * 1000,
   };
+}
+
+function samplingOf({ defaults: { width: _width, height: _height, ...sampling } }: ModelManifest): TrainingSampling {
+  return sampling;
 }
 
 function sizeErrors({ resolution }: TrainingRequest, { size_multiple, max_size, name }: ModelManifest): FieldError[] {
@@ -212,7 +222,11 @@ export async function trainingViews(
         ...{ model: request.model, model_hash: job.model_hash, dataset: request.dataset, request, report },
         estimate:
           request.dry_run && report
-            ? { steps: report.steps, seconds: report.steps * report.seconds_per_step, memory_bytes: report.peak_memory_bytes }
+            ? {
+                steps: report.steps,
+                seconds: report.steps * report.seconds_per_step + (report.scoring_seconds ?? 0),
+                memory_bytes: report.peak_memory_bytes,
+              }
             : null,
         adapters: training.adapters ?? [],
         files: await Promise.all(files.map(async ({ key: _key, ...file }) => ({ ...file, url: await urlOf(training.id, file.path) }))),

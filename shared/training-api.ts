@@ -8,9 +8,11 @@ import {
   lossSchema,
   methodSettingsSchema,
   optimizerSchema,
+  scoringSchema,
   trainingFileSchema,
   trainingReportSchema,
   trainingRequestSchema,
+  trainingSamplingSchema,
 } from "./training.ts";
 
 /** Datasets and trainings as clients send and see them. */
@@ -28,7 +30,9 @@ const datasetNameSchema = z.string().min(1).max(100);
 /** What is said of a picture of a dataset. */
 const said = {
   caption: datasetItemSchema.shape.caption,
-  split: datasetItemSchema.shape.split.describe("pictures of `test` are never learned from: loss and scores are taken on them"),
+  split: datasetItemSchema.shape.split.describe(
+    "only `train` is learned from: `validation` chooses the weights that are kept, scores are taken on `test`, and `prior` are generic pictures that must not be forgotten",
+  ),
   concept: datasetItemSchema.shape.concept.describe("index into the training's concepts"),
 };
 const saidByDefault = { caption: said.caption.default(""), split: said.split.default("train"), concept: said.concept.default(0) };
@@ -145,6 +149,11 @@ export const trainingCreateSchema = z
     checkpoint_every: asked.checkpoint_every.optional(),
     sample_every: asked.sample_every.optional(),
     sample_prompts: asked.sample_prompts.default([]),
+    sampling: trainingSamplingSchema
+      .partial()
+      .optional()
+      .describe("how samples and the pictures of scores are drawn; absent: the model's defaults"),
+    scoring: scoringSchema.partial().optional().describe("what the scores of the report are taken on"),
     budget: z
       .int()
       .min(1)
@@ -184,7 +193,11 @@ export const trainingViewSchema = z
     request: resolvedTrainingSchema,
     report: trainingReportSchema.nullable().describe("once it has a result"),
     estimate: z
-      .object({ steps: z.int(), seconds: z.number(), memory_bytes: z.int() })
+      .object({
+        steps: z.int(),
+        seconds: z.number().describe("of steps, samples and scores together"),
+        memory_bytes: z.int(),
+      })
       .nullable()
       .describe("of the whole training, from the calibration of a dry run"),
     adapters: z.array(idSchema("adapter")).describe("what it made, ready to be used"),

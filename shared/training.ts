@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { adapterFileSchema } from "./adapter.ts";
-import type { ModelFamily, ModelManifest } from "./model.ts";
+import { type ModelFamily, type ModelManifest, modelManifestSchema } from "./model.ts";
 import { contentHashSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
 
@@ -130,7 +130,8 @@ export const datasetItemSchema = z.strictObject({
   caption: z.string().max(2000),
   width: z.int().positive(),
   height: z.int().positive(),
-  split: z.enum(["train", "test"]),
+  /** Learned from; chooses the weights that are kept; scored; or generic: what must not be forgotten. */
+  split: z.enum(["train", "validation", "test", "prior"]),
   /** Loss weights in 0..1, black to white. */
   mask: sha256Schema.nullable(),
   /** ControlNet: the control map. IP-Adapter: the reference, itself where absent. */
@@ -139,6 +140,24 @@ export const datasetItemSchema = z.strictObject({
   concept: z.int().min(0),
 });
 export type DatasetItem = z.infer<typeof datasetItemSchema>;
+
+/** How the training's own pictures are drawn: samples, prior pictures, the ones that scores need. */
+export const trainingSamplingSchema = modelManifestSchema.shape.defaults.omit({ width: true, height: true });
+export type TrainingSampling = z.infer<typeof trainingSamplingSchema>;
+
+/** What the report's scores are taken on. */
+export const scoringSchema = z.strictObject({
+  /** Held-out pictures that are scored at most; 0: no scores. */
+  pictures: z.int().min(0).max(64),
+  /** Generic pictures of the prior score at most: the dataset's of split `prior`, else drawn by the base model. 0: no prior score. */
+  prior_pictures: z.int().min(0).max(64),
+  /** What is drawn for it; empty: the concepts' class prompts and the captions without their tokens. */
+  prior_prompts: z.array(z.string().max(1000)).max(64),
+  /** Sampling steps of the pictures that are drawn for scores; null: the model's own, at most 20. */
+  steps: z.int().min(1).max(150).nullable(),
+});
+export type ScoringSettings = z.infer<typeof scoringSchema>;
+export const defaultScoring: ScoringSettings = { pictures: 8, prior_pictures: 8, prior_prompts: [], steps: null };
 
 /** What a runner is asked to train: everything that determines the result. Names are resolved to content hashes. */
 export const trainingRequestSchema = z.strictObject({
@@ -163,6 +182,9 @@ export const trainingRequestSchema = z.strictObject({
   checkpoint_every: z.int().min(1),
   sample_every: z.int().min(1).nullable(),
   sample_prompts: z.array(z.string().max(1000)).max(8),
+  /** Null: as the model's own files have it. */
+  sampling: trainingSamplingSchema.nullable().default(null),
+  scoring: scoringSchema.default(defaultScoring),
   /** Milliseconds of computing after which it ends in good order; null: none. */
   budget_ms: z.int().positive().nullable(),
   /** Only the calibration: how long and how much memory. */
@@ -223,7 +245,10 @@ export type TrainingEvent = z.infer<typeof trainingEventSchema>;
 export const scoreSchema = z.object({ value: z.number(), low: z.number(), high: z.number() });
 export type Score = z.infer<typeof scoreSchema>;
 
-/** `gain` = 1 - L_adapted / L_base on held-out pictures; `binding` = gain with the token minus gain without; `prior` = loss ratio on generic pictures. */
+/**
+ * `gain` = 1 - L_adapted / L_base on held-out pictures; `binding` = gain with the token minus gain without; `prior` = loss ratio on generic
+ * pictures, null where none were wanted; `drift` of latents on prompts without the token.
+ */
 export const trainingScoresSchema = z.object({
   gain: scoreSchema,
   binding: scoreSchema,
@@ -245,6 +270,23 @@ export const trainingReportSchema = z.object({
   peak_memory_bytes: z.int(),
   trained_parameters: z.int(),
   scores: trainingScoresSchema.nullable(),
+  /** Seconds of drawing samples and of scoring, beside `seconds`; of a dry run an estimate. */
+  scoring_seconds: z.number().optional(),
+  /** How many pictures did what. */
+  pictures: z
+    .object({
+      train: z.int(),
+      /** Chose the weights that were kept. */
+      validation: z.int(),
+      /** Scored. */
+      test: z.int(),
+      prior: z.int(),
+      /** Whether the scored ones also chose, at other noises and timesteps. */
+      validation_is_test: z.boolean(),
+      /** Generic pictures: the dataset's, or the base model's own. */
+      prior_from: z.enum(["dataset", "model"]).nullable(),
+    })
+    .optional(),
 });
 export type TrainingReport = z.infer<typeof trainingReportSchema>;
 

@@ -138,8 +138,8 @@ async function ownPictures({ request, context }: Workshop): Promise<DatasetItem[
     if (item.split === "test") items.push(item);
     else {
       const { bytes } = await makePicture(context, ownRequest(request, context, { prompt: item.caption, seed: i }), []);
-      const { caption, split, concept } = item;
-      items.push(await keep(join(context.folder, "files"), { file: `${i}.png`, png: bytes, caption, split, concept }));
+      const { caption, concept } = item;
+      items.push(await keep(join(context.folder, "files"), { file: `${i}.png`, png: bytes, caption, split: "train", concept }));
     }
   }
   return items;

@@ -94,6 +94,8 @@ export const trainingRequest: TrainingRequest = {
   checkpoint_every: 3,
   sample_every: null,
   sample_prompts: [],
+  sampling: null,
+  scoring: { pictures: 8, prior_pictures: 0, prior_prompts: [], steps: null },
   budget_ms: null,
   dry_run: false,
 };
