@@ -23,6 +23,10 @@ export class TextEmbeddings {
     this.#positions = new StoredRows(weights.take(embeddingTables.positions, [config.maxLength, config.width]));
   }
 
+  get width(): number {
+    return this.#config.width;
+  }
+
   /**
    * Ids, one equally long list per prompt, to [B, L, C]. Ids from the vocabulary's size on are rows of `extra`, [n, C].
    * @param changed whole tables that stand for the file's

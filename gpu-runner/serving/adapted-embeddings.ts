@@ -1,6 +1,7 @@
 /** A text encoder's embedding tables with LoRAs that change them, as full differences do: the tables are no part of its graph. */
-import type { AdapterComponent, LoraAdapter } from "../adapters/adapter.ts";
+import type { AdapterComponent, LoraAdapter, WeightChange } from "../adapters/adapter.ts";
 import type { LoraUse, TensorF32 } from "../components.ts";
+import { GraphError } from "../graph/ir.ts";
 import { type EmbeddingTableName, embeddingTables, type TextEmbeddings } from "../models/text-embeddings.ts";
 import { joinItems } from "./item-groups.ts";
 
@@ -57,9 +58,18 @@ export class AdaptedEmbeddings {
     for (const { adapter, weight, dora } of loras)
       for (const change of this.#changes(adapter)) {
         const table = tableOf(change.name)!;
-        tables[table] = change.merge(tables[table] ?? this.#base.table(table), weight, dora);
+        const before = tables[table] ?? this.#base.table(table);
+        this.#requireFit(change, before);
+        tables[table] = change.merge(before, weight, dora);
       }
     return tables;
+  }
+
+  #requireFit({ name, shape }: WeightChange, { length }: Float32Array): void {
+    const [rows = 0, width = 0] = shape;
+    const wanted = length / this.#base.width;
+    if (width === this.#base.width && rows === wanted) return;
+    throw new GraphError(name, `adapter on ${this.#component}`, `shape [${wanted},${this.#base.width}]`, `[${shape}]`);
   }
 }
 

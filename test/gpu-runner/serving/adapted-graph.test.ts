@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type HyperNetwork, type HyperNetworkActivation, hyperNetworkActivations } from "../../../gpu-runner/adapters/adapter.ts";
-import type { DiffusionModel, LoraUse, PredictArgs, TensorF32 } from "../../../gpu-runner/components.ts";
+import type { LoraUse, PredictArgs, TensorF32, TrainableModel } from "../../../gpu-runner/components.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
 import { buildUnet, plainUnet, type UnetFeatures } from "../../../gpu-runner/models/unet.ts";
 import { conditionFeeds } from "../../../gpu-runner/models/unet-feeds.ts";
@@ -15,7 +15,7 @@ import { temporaryFolder } from "../support/temporary.ts";
 import { differences, lora, opaque, pairs, use } from "./loras.ts";
 
 const modelCache = mkdtempSync(join(tmpdir(), "atelier-test-"));
-let model: DiffusionModel;
+let model: TrainableModel;
 beforeAll(async () => {
   model = await loadDiffusionModel(goldenModel, { provider: "cpu", cacheDir: modelCache, threads: 1 });
 });
@@ -104,6 +104,37 @@ describe("LoRAs", () => {
     expect(await model.predict({ ...args, loras: [[use(adapter)]] })).toEqual(await model.predict(args));
   });
 
+  test("of embedding tables, which are no part of the graph, change the rows of the prompts that have them", async () => {
+    const shapes = model.weightShapes.textEncoder!;
+    const changes = differences("textEncoder", shapes, /(token|position)_embedding\.weight$/, 3);
+    const adapter = lora("tables", [...changes, ...pairs("textEncoder", shapes, /q_proj\.weight$/, 2, 0)]);
+    const rest = lora("rest", adapter.changes.slice(changes.length));
+    const { embeddings, config } = model.textEncoders[0]!;
+    const [tokens, positions] = [changes[0]!, changes[1]!].map(({ name, merge }) => {
+      return merge(embeddings.table(name.includes("token_") ? "tokens" : "positions"), 0.5, null);
+    });
+    const encode = async (inputIds: number[][], loras: LoraUse[][], extraEmbeddings?: TensorF32): Promise<TensorF32> =>
+      (await model.encodeText({ encoder: 0, inputIds, loras, ...(extraEmbeddings && { extraEmbeddings }) })).normed(0);
+    const got = await encode(
+      [
+        [5, 9, 7],
+        [5, 9, 7],
+      ],
+      [[], [{ ...use(adapter), weight: 0.5 }]],
+    );
+    expect(difference(item(got, 0), await encode([[5, 9, 7]], [[]]))).toBeLessThan(1e-5);
+    // The same rows as new words: each with its position's change in it.
+    const { width, vocabularySize } = config;
+    const before = embeddings.table("positions");
+    const rows = [5, 9, 7].flatMap((id, position) =>
+      Array.from({ length: width }, (_, i) => tokens![id * width + i]! + positions![position * width + i]! - before[position * width + i]!),
+    );
+    const words = { data: Float32Array.from(rows), shape: [3, width] };
+    const wanted = await encode([[0, 1, 2].map(row => vocabularySize + row)], [[{ ...use(rest), weight: 0.5 }]], words);
+    expect(difference(item(got, 0), item(got, 1))).toBeGreaterThan(0.01);
+    expect(difference(item(got, 1), wanted)).toBeLessThan(1e-4);
+  });
+
   test("that do not fit the base are refused by name, expected and got", async () => {
     const args = conditions(1);
     const [change] = pairs("unet", model.unet.shapes, /mid_block.*attn1\.to_q\.weight$/, 2, 0);
@@ -112,9 +143,10 @@ describe("LoRAs", () => {
     await expect(predict({ name: "mid_block.to_q.weight" })).rejects.toThrow("mid_block.to_q.weight: expected the name of a tensor");
     await expect(predict({ shape: [3, 5] })).rejects.toThrow(`${change!.name}: expected shape [${change!.shape}], got [3,5]`);
     await expect(predict({ lowRank: { ...change!.lowRank!, rank: 5 } })).rejects.toThrow("expected down [5, ");
-    const table = pairs("textEncoder", model.weightShapes.textEncoder!, /token_embedding/, 1, 0);
-    await expect(model.encodeText({ encoder: 0, inputIds: [[1]], loras: [[use(lora("table", table))]] })).rejects.toThrow(
-      "token_embedding",
+    const [table] = pairs("textEncoder", model.weightShapes.textEncoder!, /token_embedding/, 1, 0);
+    const other = lora("table", [{ ...table!, shape: [3, 5] }]);
+    await expect(model.encodeText({ encoder: 0, inputIds: [[1]], loras: [[use(other)]] })).rejects.toThrow(
+      `${table!.name}: expected shape [${table!.shape}], got [3,5]`,
     );
   });
 });
