@@ -6,6 +6,7 @@ import type { PictureContext, PictureModel } from "../pipeline/context.ts";
 import type { RgbPicture } from "../pipeline/input-picture.ts";
 import type { CheckpointArrays } from "./checkpoint.ts";
 import type { PreparedItem } from "./dataset.ts";
+import type { BaseWeights } from "./export/dreambooth.ts";
 import type { ResultTensor } from "./export/result.ts";
 import type { TrainingStep } from "./step.ts";
 import type { TrainedTensors } from "./trained-tensors.ts";
@@ -35,6 +36,8 @@ export interface OpenedStep {
   constants?: readonly ResultTensor[];
   /** Called once with the pictures that are learned from, before anything else. */
   begin?: (items: readonly PreparedItem[]) => Promise<void>;
+  /** DreamBooth: the weights before training by the trained tensors' names, read anew each time. */
+  base?: BaseWeights;
   /** DreamBooth: writes the whole model that the trained tensors make. @returns paths below the folder */
   writeModel?: (folder: string) => string[];
   /** What follows the request's steps; none where absent. */

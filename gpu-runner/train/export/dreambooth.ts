@@ -3,16 +3,19 @@ import { inTextModel, kohyaModule, type LoraResult } from "./lora.ts";
 import { lowRankFactors } from "./low-rank.ts";
 import { type ResultTensor, writeTensors } from "./result.ts";
 
+/** All elements of a weight of the base; a model's are too many to hold them beside the trained ones. */
+export type BaseWeights = (name: string) => Float32Array;
+
 /** Named `unet.<weight>`, `text_encoder.<weight>`; `base` has the same names. */
 export interface FullResult {
   trained: readonly ResultTensor[];
-  base: ReadonlyMap<string, Float32Array>;
+  base: BaseWeights;
   hasTwoTextEncoders: boolean;
   metadata: Readonly<Record<string, string>>;
 }
 
 function difference({ name, data }: ResultTensor, { base }: FullResult): Float32Array {
-  const before = base.get(name)!;
+  const before = base(name);
   return data.map((value, i) => value - before[i]!);
 }
 
@@ -36,7 +39,10 @@ export function writeFullDifference(folder: string, result: FullResult): string[
       {
         name: `${kohyaModule(component, module, result.hasTwoTextEncoders)}.${suffix}`,
         shape: tensor.shape,
-        data: difference(tensor, result),
+        // Made when it is written: all at once would be as much again as the model.
+        get data() {
+          return difference(tensor, result);
+        },
       },
     ];
   });

@@ -3,7 +3,7 @@ import type { AdapterKind } from "../../../shared/adapter.ts";
 import { hyperLoraNet, type TrainingMethod, type TrainingRequest, type TrainingResult } from "../../../shared/training.ts";
 import type { ModelDescription } from "../../weights/describe.ts";
 import { conceptsKey } from "../methods/hyper-lora/open.ts";
-import { extractLora, type FullResult, writeFullDifference } from "./dreambooth.ts";
+import { type BaseWeights, extractLora, type FullResult, writeFullDifference } from "./dreambooth.ts";
 import { type LoraResult, loraLayouts } from "./lora.ts";
 import { type ResultTensor, writeTensors } from "./result.ts";
 import { writeInversion } from "./textual-inversion.ts";
@@ -15,7 +15,7 @@ export interface ExportArgs {
   description: ModelDescription;
   tensors: readonly ResultTensor[];
   /** DreamBooth: the base's own weights by the tensors' names. */
-  base: ReadonlyMap<string, Float32Array> | null;
+  base: BaseWeights | null;
   /** hyper-lora: what it predicts for each concept, in their order. */
   predicted: readonly (readonly ResultTensor[])[] | null;
   /** `ss_…` of sd-scripts. */

@@ -9,7 +9,7 @@ import { bytesOf, type WriteOptions, writeSafetensors } from "../../weights/safe
 export interface ResultTensor {
   name: string;
   shape: readonly number[];
-  data: Float32Array;
+  readonly data: Float32Array;
 }
 
 /** Writes fp32 below the folder of results. */
@@ -21,7 +21,10 @@ export function writeTensors(
 ): void {
   const file = join(folder, path);
   mkdirSync(dirname(file), { recursive: true });
-  const entries = tensors.map(({ name, shape, data }) => ({ name, shape, dtype: "F32" as const, data: () => [bytesOf(data)] }));
+  const entries = tensors.map(tensor => {
+    const { name, shape } = tensor;
+    return { name, shape, dtype: "F32" as const, data: () => [bytesOf(tensor.data)] };
+  });
   writeSafetensors(file, entries, { metadata });
 }
 

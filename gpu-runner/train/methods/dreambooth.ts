@@ -1,6 +1,9 @@
 /** DreamBooth (Ruiz et al. 2023): every weight of the UNet, and of the text encoders where wanted. */
+import { totalmem } from "node:os";
+import type { MethodSettingsOf, TrainingRequest } from "../../../shared/training.ts";
 import type { TensorF32, TextEncoderBase, TrainableModel } from "../../components.ts";
 import { embeddingTables } from "../../models/text-embeddings.ts";
+import type { BaseWeights } from "../export/dreambooth.ts";
 import type { TrainedWeight } from "../export/full-model.ts";
 import { type TrainedTensor, TrainedTensors } from "../trained-tensors.ts";
 import type { TrainingOptions } from "../training-session.ts";
@@ -14,9 +17,7 @@ export function fullName(component: TrainedComponentName, weight: string): strin
 }
 
 export function openDreamBoothStep(model: TrainableModel, trainsTexts: boolean, options: TrainingOptions): TrainedModelStep {
-  const texts = trainsTexts ? model.textEncoders : [];
-  const components: TrainedComponentName[] = ["unet", ...texts.map(({ component }) => component)];
-  const list = components.flatMap(component => componentTensors(model, component));
+  const list = trainedComponents(model, trainsTexts).flatMap(component => componentTensors(model, component));
   const tensors = new TrainedTensors(list.map(({ tensor }) => tensor));
   for (const { tensor, component, weight } of list)
     tensors.value(tensor.name).data.set(storedValues(componentOf(model, component), weight));
@@ -36,6 +37,50 @@ function componentTensors(model: TrainableModel, component: TrainedComponentName
     const tensor: TrainedTensor = { name: fullName(component, weight), shape, group };
     return { tensor, component, weight };
   });
+}
+
+/** What `openDreamBoothStep` begins with, read from the model's files. */
+export function baseWeights(model: TrainableModel, trainsTexts: boolean): BaseWeights {
+  const places = new Map(
+    trainedComponents(model, trainsTexts)
+      .flatMap(component => componentTensors(model, component))
+      .map(found => [found.tensor.name, found]),
+  );
+  return name => {
+    const { component, weight } = places.get(name)!;
+    return storedValues(componentOf(model, component), weight);
+  };
+}
+
+function trainedComponents(model: TrainableModel, trainsTexts: boolean): TrainedComponentName[] {
+  return ["unet", ...(trainsTexts ? model.textEncoders.map(({ component }) => component) : [])];
+}
+
+/** Bytes that are held: of each trained element its value, gradient and two moments, the best value so far, and an average where there is one. */
+export function heldBytes(model: TrainableModel, { text_encoder }: MethodSettingsOf<"dreambooth">, request: TrainingRequest): number {
+  const shapes = trainedComponents(model, text_encoder).flatMap(component => [...componentOf(model, component).shapes.values()]);
+  const elements = shapes.reduce((sum, shape) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
+  const moments = request.optimizer.moments === "8-bit" ? 2 : 8;
+  return elements * (4 + 4 + moments + 4 + (request.ema === null ? 0 : 4));
+}
+
+/**
+ * Refuses a training that cannot fit before it takes the machine's memory; activations come on top of what is counted.
+ * @param memory bytes that this process may use
+ * @throws RangeError
+ */
+export function requireRoom(
+  model: TrainableModel,
+  settings: MethodSettingsOf<"dreambooth">,
+  request: TrainingRequest,
+  memory = process.constrainedMemory() > 0 ? Math.min(process.constrainedMemory(), totalmem()) : totalmem(),
+): void {
+  const held = heldBytes(model, settings, request);
+  if (held <= memory) return;
+  const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+  throw new RangeError(
+    `settings.method: expected a dreambooth whose weights, gradients and moments fit into the runner's ${gigabytes(memory)}, got ${gigabytes(held)}: train a lora, or with optimizer.moments 8-bit and without ema`,
+  );
 }
 
 /** Tables are read outside the graph. */

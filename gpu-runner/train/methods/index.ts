@@ -6,7 +6,7 @@ import type { OpenedStep } from "../context.ts";
 import { writeTrainedModel } from "../export/full-model.ts";
 import type { TrainingOptions } from "../training-session.ts";
 import { newControlNetConfig, openControlNetStep } from "./controlnet.ts";
-import { openDreamBoothStep, trainedWeight } from "./dreambooth.ts";
+import { baseWeights, openDreamBoothStep, requireRoom, trainedWeight } from "./dreambooth.ts";
 import { openHyperLora } from "./hyper-lora/open.ts";
 import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
 import { loraLayers, openLoraStep, startFrom } from "./lora.ts";
@@ -38,10 +38,12 @@ export const methods = {
     if (start) startFrom(step.tensors, start.tensors);
     return { step };
   },
-  dreambooth: async ({ model, settings, options }) => {
+  dreambooth: async ({ model, settings, request, options }) => {
+    requireRoom(model, settings, request);
     const step = openDreamBoothStep(model, settings.text_encoder, options);
-    if (settings.extract_rank !== null) return { step };
-    return { step, writeModel: folder => writeTrainedModel(folder, model.source, trainedWeight(step.tensors)) };
+    const base = baseWeights(model, settings.text_encoder);
+    if (settings.extract_rank !== null) return { step, base };
+    return { step, base, writeModel: folder => writeTrainedModel(folder, model.source, trainedWeight(step.tensors)) };
   },
   "textual-inversion": async ({ model, tokenizers, settings, request, options }) => {
     const { initial, vectors } = settings;

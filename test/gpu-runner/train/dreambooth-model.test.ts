@@ -11,6 +11,7 @@ import type { PictureContext, PictureModel } from "../../../gpu-runner/pipeline/
 import { runPicture } from "../../../gpu-runner/pipeline/run-picture.ts";
 import { tokenizersOf } from "../../../gpu-runner/tokenizer/model-tokenizers.ts";
 import { exportResult } from "../../../gpu-runner/train/export/index.ts";
+import { heldBytes, requireRoom } from "../../../gpu-runner/train/methods/dreambooth.ts";
 import { methods } from "../../../gpu-runner/train/methods/index.ts";
 import { ownUse } from "../../../gpu-runner/train/own-use.ts";
 import { manifestOf } from "../../../scripts/model-manifest.ts";
@@ -56,9 +57,12 @@ test.each(["models/sd15", "models/sdxl", "models/sd21", "single/sd15.safetensors
     const cacheDir = temporaryFolder();
     const options = { provider: "cpu", cacheDir, threads: 1 } as const;
     const model = await loadDiffusionModel(join(goldens, base), options);
-    const { step, writeModel } = await methods.dreambooth({ model, tokenizers: [], settings, request, start: null, options });
+    const {
+      step,
+      base: weights,
+      writeModel,
+    } = await methods.dreambooth({ model, tokenizers: [], settings, request, start: null, options });
     const { tensors } = step;
-    const before = new Map(tensors.list.map(({ name }) => [name, tensors.value(name).data.slice()]));
     shiftWeights(tensors.values);
     const folder = join(cacheDir, "result");
     mkdirSync(folder);
@@ -68,7 +72,7 @@ test.each(["models/sd15", "models/sdxl", "models/sd21", "single/sd15.safetensors
       request,
       description: model.description,
       tensors: list,
-      base: before,
+      base: weights!,
       predicted: null,
       metadata: {},
     });
@@ -92,3 +96,21 @@ test.each(["models/sd15", "models/sdxl", "models/sd21", "single/sd15.safetensors
   },
   120_000,
 );
+
+test("a training that cannot fit is refused before it begins, with what it would hold and what there is", async () => {
+  const cacheDir = temporaryFolder();
+  const model = await loadDiffusionModel(join(goldens, "models/sd15"), { provider: "cpu", cacheDir, threads: 1 });
+  const shapes = [...model.unet.shapes.values(), ...model.textEncoders[0]!.shapes.values()];
+  const elements = shapes.reduce((sum, shape) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
+  // Value, gradient, two moments and the best value; an average.
+  expect(heldBytes(model, settings, { ...request, ema: null })).toBe(20 * elements);
+  expect(heldBytes(model, settings, { ...request, ema: 0.9 })).toBe(24 * elements);
+  const small = { ...request, optimizer: { ...request.optimizer, moments: "8-bit" as const } };
+  expect(heldBytes(model, settings, { ...small, ema: null })).toBe(14 * elements);
+  expect(() => requireRoom(model, settings, small, 18 * elements)).not.toThrow();
+  expect(() => requireRoom(model, settings, small, 1e9)).not.toThrow();
+  expect(() => requireRoom(model, settings, request, 10 * elements)).toThrow(
+    /expected a dreambooth whose .* fit into the runner's 0.0 GB, got 0.0 GB/,
+  );
+  await model.release();
+});

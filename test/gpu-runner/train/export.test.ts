@@ -86,7 +86,7 @@ test("a full difference comes back as the trained weights, norms and biases amon
   const names = [...model.weightShapes.unet!].slice(0, 40).map(([name, shape]) => [`unet.${name}`, shape] as const);
   const base = new Map<string, Float32Array>(names.map(([name, shape]) => [name, random(name, shape).data]));
   const trained = names.map(([name, shape]) => random(name, shape));
-  writeFullDifference(folder, { trained, base, hasTwoTextEncoders: false, metadata: {} });
+  writeFullDifference(folder, { trained, base: name => base.get(name)!, hasTwoTextEncoders: false, metadata: {} });
   const { changes } = await open(join(folder, "lycoris/full.safetensors"));
   expect(changes).toHaveLength(40);
   for (const { name, merge } of changes) {
@@ -123,7 +123,10 @@ test("a difference of low rank is extracted whole, one of full rank as far as it
   const [name, shape] = [...model.weightShapes.unet!].find(([key]) => key.endsWith("attn1.to_q.weight"))!;
   const trained = [random(`unet.${name}`, shape)];
   const base = new Map([[`unet.${name}`, new Float32Array(trained[0]!.data.length)]]);
-  loraLayouts.kohya(folder, extractLora({ trained, base, hasTwoTextEncoders: false, metadata: {} }, Math.min(...shape)));
+  loraLayouts.kohya(
+    folder,
+    extractLora({ trained, base: key => base.get(key)!, hasTwoTextEncoders: false, metadata: {} }, Math.min(...shape)),
+  );
   const { changes } = await open(join(folder, "kohya/lora.safetensors"));
   const whole = changes[0]!.merge(new Float32Array(trained[0]!.data.length), 1, null);
   for (let i = 0; i < whole.length; i++) expect(Math.abs(whole[i]! - trained[0]!.data[i]!)).toBeLessThan(1e-4);

@@ -154,7 +154,10 @@ test("DreamBooth makes its prior pictures once, and its result is a LoRA of the 
   const settings = { method: "dreambooth", text_encoder: false, prior_pictures: 2, prior_steps: 2, extract_rank: 2 } as const;
   const events: TrainingEvent[] = [];
   const own = { ...request, settings, steps: 2, sample_every: null };
-  const openStep = async () => ({ step: quadraticStep([4, 8, 8], [], [{ name: `${module}.weight`, shape: [128, 128], group: "main" }]) });
+  const openStep = async () => ({
+    step: quadraticStep([4, 8, 8], [], [{ name: `${module}.weight`, shape: [128, 128], group: "main" }]),
+    base: () => new Float32Array(128 * 128),
+  });
   const first = await train(own, contextIn(join(folder, "first"), events, { openStep }));
   expect(events).toContainEqual({ type: "phase", phase: "prior" });
   expect(first.report.scores!.prior!.value).toBeGreaterThan(0);
