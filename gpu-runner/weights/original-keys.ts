@@ -10,7 +10,7 @@ import { originalResnetLayers, originalUnetBlocks } from "./original-unet.ts";
 type Prefixes = ReadonlyMap<string, string>;
 
 export const unetPrefix = "model.diffusion_model.";
-const vaePrefix = "first_stage_model.";
+export const vaePrefix = "first_stage_model.";
 
 export interface OriginalParts {
   unet: UnetConfig;
@@ -84,7 +84,7 @@ const vaeInner: Prefixes = new Map([
   ["proj_out.", "to_out.0."],
 ]);
 
-function vaeTable({ channels, layersPerBlock }: VaeConfig): { blocks: Prefixes; inner: Prefixes } {
+export function vaeTable({ channels, layersPerBlock }: VaeConfig): { blocks: Prefixes; inner: Prefixes } {
   const blocks = new Map([
     ["quant_conv.", "quant_conv."],
     ["post_quant_conv.", "post_quant_conv."],
@@ -109,7 +109,7 @@ function vaeTable({ channels, layersPerBlock }: VaeConfig): { blocks: Prefixes; 
 }
 
 /** Members of OpenCLIP's residual blocks; of the attention's joint projection, see below. */
-const openClipInner: readonly (readonly [string, string])[] = [
+export const openClipInner: readonly (readonly [string, string])[] = [
   ["ln_1.", "layer_norm1."],
   ["ln_2.", "layer_norm2."],
   ["attn.out_proj.", "self_attn.out_proj."],
@@ -117,14 +117,16 @@ const openClipInner: readonly (readonly [string, string])[] = [
   ["mlp.c_proj.", "mlp.fc2."],
 ];
 
+/** Those outside of the blocks. */
+export const openClipOuter: Readonly<Record<string, string>> = {
+  positional_embedding: "embeddings.position_embedding.weight",
+  "token_embedding.weight": "embeddings.token_embedding.weight",
+  "ln_final.weight": "final_layer_norm.weight",
+  "ln_final.bias": "final_layer_norm.bias",
+};
+
 /** OpenCLIP's text transformer (Ilharco et al. 2021). */
 function openClipKeys(component: ComponentName, { layers, projectionWidth }: TextEncoderConfig): KeyLayout {
-  const outer: Readonly<Record<string, string>> = {
-    positional_embedding: "embeddings.position_embedding.weight",
-    "token_embedding.weight": "embeddings.token_embedding.weight",
-    "ln_final.weight": "final_layer_norm.weight",
-    "ln_final.bias": "final_layer_norm.bias",
-  };
   return key => {
     if (key === "logit_scale") return { skipped: "CLIP's training temperature" };
     if (key === "attn_mask") return { skipped: "a buffer: the causal mask" };
@@ -133,7 +135,7 @@ function openClipKeys(component: ComponentName, { layers, projectionWidth }: Tex
       // OpenCLIP multiplies from the right; some files were saved from a linear layer, which holds it the other way round.
       return [{ component, name: "text_projection.weight", transposed: key === "text_projection" }];
     }
-    const name = outer[key];
+    const name = openClipOuter[key];
     if (name !== undefined) return [{ component, name }];
     const [, index, rest] = /^transformer\.resblocks\.(\d+)\.(.+)$/.exec(key) ?? [];
     if (index === undefined || rest === undefined) return null;

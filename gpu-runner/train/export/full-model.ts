@@ -49,7 +49,7 @@ function trainedKey(uses: readonly KeyUse[], shape: readonly number[], trained: 
 }
 
 /** [columns, rows] to [rows, columns]. */
-function transposed(values: Float32Array, rows: number): Float32Array {
+export function transposed(values: Float32Array, rows: number): Float32Array {
   const columns = values.length / rows;
   return values.map((_, i) => values[(i % columns) * rows + Math.floor(i / columns)]!);
 }

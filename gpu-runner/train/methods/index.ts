@@ -4,6 +4,7 @@ import type { TensorF32, TrainableModel } from "../../components.ts";
 import type { ClipTokenizer } from "../../tokenizer/clip.ts";
 import type { OpenedStep } from "../context.ts";
 import { writeTrainedModel } from "../export/full-model.ts";
+import { writeSingleFile } from "../export/single-file.ts";
 import type { TrainingOptions } from "../training-session.ts";
 import { newControlNetConfig, openControlNetStep } from "./controlnet.ts";
 import { baseWeights, openDreamBoothStep, requireRoom, trainedWeight } from "./dreambooth.ts";
@@ -43,7 +44,12 @@ export const methods = {
     const step = openDreamBoothStep(model, settings.text_encoder, options);
     const base = baseWeights(model, settings.text_encoder);
     if (settings.extract_rank !== null) return { step, base };
-    return { step, base, writeModel: folder => writeTrainedModel(folder, model.source, trainedWeight(step.tensors)) };
+    const trained = trainedWeight(step.tensors);
+    const writeModel = (folder: string): string[] => [
+      ...writeTrainedModel(folder, model.source, trained),
+      ...(model.source.layout === "diffusers" ? writeSingleFile(folder, model.source, trained) : []),
+    ];
+    return { step, base, writeModel };
   },
   "textual-inversion": async ({ model, tokenizers, settings, request, options }) => {
     const { initial, vectors } = settings;

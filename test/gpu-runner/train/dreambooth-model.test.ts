@@ -92,6 +92,11 @@ test.each(["models/sd15", "models/sdxl", "models/sd21", "single/sd15.safetensors
     expect(difference(asModel, await pixelsOf(model, cacheDir, adapter))).toBeLessThanOrEqual(1);
     expect(difference(asModel, await pixelsOf(model, cacheDir))).toBeGreaterThan(8);
     await trained.release();
+    if (paths.includes("single-file/model.safetensors")) {
+      const single = await loadDiffusionModel(join(folder, "single-file/model.safetensors"), options);
+      expect(difference(await pixelsOf(single, cacheDir), asModel)).toBeLessThanOrEqual(1);
+      await single.release();
+    } else expect(base).toContain("single/");
     await model.release();
   },
   120_000,
