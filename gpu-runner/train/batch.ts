@@ -36,6 +36,8 @@ export interface BatchSettings {
   captions: CaptionStates | null;
   /** IP-Adapter: what the image projection reads of a picture, [1, E] or [1, P, E]. */
   embed?: (picture: RgbPicture) => Promise<TensorF32>;
+  /** True: new tokens are read as the plain text that they are, as the base model reads them. */
+  readsPlainTokens?: boolean;
   /** hyper-lora: the share of a training's items that are predicted from a picture. */
   referenceShare?: number;
 }
@@ -107,12 +109,12 @@ async function embedded({ source, isFlipped, dropsCondition }: BatchItem, embed:
 
 /** Ids by text encoder; a new token's rows follow the vocabulary, concept after concept. */
 function idsOf(
-  { request: { settings, concepts }, model: { model, tokenizers } }: BatchSettings,
+  { request: { settings, concepts }, model: { model, tokenizers }, readsPlainTokens = false }: BatchSettings,
   captions: readonly string[],
 ): number[][][] {
   return tokenizers.map((tokenizer, encoder) => {
     const { vocabularySize } = model.description.textEncoders[encoder]!;
-    const vectors = settings.method === "textual-inversion" ? settings.vectors : 0;
+    const vectors = settings.method === "textual-inversion" && !readsPlainTokens ? settings.vectors : 0;
     const words =
       vectors === 0
         ? []

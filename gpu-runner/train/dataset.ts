@@ -22,8 +22,8 @@ export interface DatasetOptions {
   file(sha256: string): string;
   /** Latents are kept here, by content. */
   cacheDir: string;
-  /** Called after each picture. */
-  alive?: () => void;
+  /** Awaited after each picture. */
+  between?: () => Promise<void>;
 }
 
 /** One picture at its bucket's size; every list has the picture first and its mirror image second, where there is one. */
@@ -68,7 +68,7 @@ export async function prepareItems({ model }: PictureModel, options: DatasetOpti
       condition: async isFlipped => oriented(await readPicture(conditionFile, `${name}.condition`, size), isFlipped),
       timeIds: [item.height, item.width, ...cropOf(item, size), size.height, size.width],
     });
-    options.alive?.();
+    await options.between?.();
   }
   return prepared;
 }
@@ -179,10 +179,34 @@ export class CaptionStates {
   }
 }
 
-/** Which items are held out: those that the dataset says, else every tenth from the last one back, if there are five or more. */
-export function splitItems(items: readonly DatasetItem[]): { train: DatasetItem[]; test: DatasetItem[] } {
-  const test = items.filter(({ split }) => split === "test");
-  if (test.length > 0 || items.length < 5) return { train: items.filter(({ split }) => split === "train"), test };
-  const isHeld = (i: number) => (items.length - 1 - i) % 10 === 0;
-  return { train: items.filter((_, i) => !isHeld(i)), test: items.filter((_, i) => isHeld(i)) };
+/** What a dataset's pictures are for. */
+export interface ItemSplit {
+  train: DatasetItem[];
+  /** Choose the weights that are kept. */
+  validation: DatasetItem[];
+  /** Are scored. */
+  test: DatasetItem[];
+  /** Generic pictures, which must not be forgotten. */
+  prior: DatasetItem[];
+}
+
+/** Held-out pictures from which on the choice of the weights has pictures of its own. */
+const enoughToShare = 16;
+
+/**
+ * As the dataset says. Where it holds nothing out, every tenth picture from the last one back is, if there are five or more. Held-out pictures
+ * of no stated use are for the scores, and of sixteen or more every second one chooses the weights instead. Of fewer, or of `validation` alone,
+ * the same pictures do both, each at noises and timesteps of its own: half of eight would make the scores' intervals wider than what the
+ * choice among some ten checkpoints can add to them.
+ */
+export function splitItems(items: readonly DatasetItem[]): ItemSplit {
+  const of = (wanted: DatasetItem["split"]) => items.filter(({ split }) => split === wanted);
+  const [train, validation, test, prior] = [of("train"), of("validation"), of("test"), of("prior")];
+  if (validation.length > 0) return { train, validation, test: test.length > 0 ? test : validation, prior };
+  const isHeld = (i: number) => (train.length - 1 - i) % 10 === 0;
+  const holdsOut = test.length === 0 && train.length >= 5;
+  const held = holdsOut ? train.filter((_, i) => isHeld(i)) : test;
+  const rest = holdsOut ? train.filter((_, i) => !isHeld(i)) : train;
+  if (held.length < enoughToShare) return { train: rest, validation: held, test: held, prior };
+  return { train: rest, validation: held.filter((_, i) => i % 2 === 1), test: held.filter((_, i) => i % 2 === 0), prior };
 }

@@ -12,17 +12,24 @@ export interface EvaluationPlan {
   noises: number;
   /** What the model is told of an item. */
   captionOf(item: PreparedItem): string;
+  /** What it is for: noises of another purpose are others. */
+  purpose: keyof typeof evaluationDraws;
+  /** Without reference pictures and control maps. */
+  dropsCondition?: boolean;
+  /** Awaited after each picture. */
+  between?: () => Promise<void>;
 }
 
-/** Steps past the seed's training draws: batches count from 0, evaluations from here. */
-const evaluationDraws = 2 ** 32;
+/** Draws past those of a training's batches, which count from 0. */
+const evaluationDraws = { validation: 2 ** 32, scores: 2 ** 33 } as const;
 
 /**
- * Unweighted losses by picture, each [timestep][noise] in one list. The noise depends on picture, timestep and noise number alone, so that
+ * Unweighted losses by picture of the model with what was learned, or of the base, which reads new tokens as plain text:  each [timestep][noise] in one list. The noise depends on picture, timestep and noise number alone, so that
  * calls with other captions or weights are paired.
  */
-export async function evaluate(step: TrainingStep, settings: BatchSettings, plan: EvaluationPlan, adapted: boolean): Promise<number[][]> {
-  const { request, model } = settings;
+export async function evaluate(step: TrainingStep, trained: BatchSettings, plan: EvaluationPlan, adapted: boolean): Promise<number[][]> {
+  const { request, model } = trained;
+  const settings = { ...trained, readsPlainTokens: !adapted };
   const [first, last] = request.loss.timesteps;
   const { latentChannels } = model.model.description;
   const result: number[][] = [];
@@ -35,12 +42,13 @@ export async function evaluate(step: TrainingStep, settings: BatchSettings, plan
         caption: plan.captionOf(source),
         timestep: Math.floor(first + ((part + 0.5) * (last - first + 1)) / plan.timesteps),
         isFlipped: false,
-        dropsCondition: false,
-        noise: itemNoise(request.seed, [evaluationDraws + picture, i], latentChannels, plane, 0),
+        dropsCondition: plan.dropsCondition ?? false,
+        noise: itemNoise(request.seed, [evaluationDraws[plan.purpose] + picture, i], latentChannels, plane, 0),
         weight: 1,
       };
     });
     result.push(await losses(step, settings, items, adapted));
+    await plan.between?.();
   }
   return result;
 }

@@ -6,8 +6,8 @@ import { type EvaluationPlan, evaluate, mean } from "./evaluate.ts";
 import { randomKey, uniform } from "./random.ts";
 import type { TrainingStep } from "./step.ts";
 
-export const scoredPictures = 8;
-const grid = { timesteps: 8, noises: 4 } as const;
+/** Losses of a picture. */
+export const grid = { timesteps: 8, noises: 4 } as const;
 const resamples = 1000;
 
 /** Losses by picture of the base and of the adapted model, paired. */
@@ -86,25 +86,34 @@ export interface ScoredPictures {
   own: readonly PreparedItem[];
   /** Of what the base model knows, with captions of its own; empty: no prior is scored. */
   generic: readonly PreparedItem[];
+  /** Whether the generic pictures come without reference pictures and control maps. */
+  genericIsPlain?: boolean;
+  /** Awaited after each picture's losses. */
+  between?: () => Promise<void>;
   /** Relative root mean square differences of latents at the same seed on prompts without the token. */
   drifts: readonly number[];
 }
 
-/** Null where no picture is held out. */
+/** The losses that are compared: of the request's `scoring.pictures` first pictures of each kind. Null where no picture is held out. */
 export async function scoreTraining(
   step: TrainingStep,
   settings: BatchSettings,
-  { own, generic, drifts }: ScoredPictures,
+  { own, generic, drifts, genericIsPlain = false, between }: ScoredPictures,
 ): Promise<TrainingScores | null> {
-  if (own.length === 0 || drifts.length === 0) return null;
   const { request } = settings;
-  const paired = async (items: readonly PreparedItem[], captionOf: EvaluationPlan["captionOf"]): Promise<PairedLosses> => {
-    const plan = { items: items.slice(0, scoredPictures), ...grid, captionOf };
+  if (own.length === 0 || drifts.length === 0 || request.scoring.pictures === 0) return null;
+  const paired = async (
+    items: readonly PreparedItem[],
+    captionOf: EvaluationPlan["captionOf"],
+    dropsCondition = false,
+  ): Promise<PairedLosses> => {
+    const plan: EvaluationPlan = { items, ...grid, captionOf, purpose: "scores", dropsCondition, ...(between && { between }) };
     return { base: await evaluate(step, settings, plan, false), adapted: await evaluate(step, settings, plan, true) };
   };
-  const named = await paired(own, ({ item }) => item.caption);
-  const unnamed = await paired(own, ({ item }) => withoutToken(item.caption, request));
-  const prior = generic.length > 0 ? priorScore(await paired(generic, ({ item }) => item.caption), request.seed) : null;
+  const scored = own.slice(0, request.scoring.pictures);
+  const named = await paired(scored, ({ item }) => item.caption);
+  const unnamed = await paired(scored, ({ item }) => withoutToken(item.caption, request));
+  const prior = generic.length > 0 ? priorScore(await paired(generic, ({ item }) => item.caption, genericIsPlain), request.seed) : null;
   return {
     gain: gainScore(named, request.seed),
     binding: bindingScore(named, unnamed, request.seed),

@@ -86,10 +86,10 @@ function stageAt(step: number, own: number, stages: readonly TrainingStage[]): n
   return at;
 }
 
-function itemsOf({ train, test }: RunItems, concept: number): RunItems {
+function itemsOf({ train, validation }: RunItems, concept: number): RunItems {
   return {
     train: train.filter(({ item }) => item.concept === concept),
-    test: test.filter(({ item }) => item.concept === concept),
+    validation: validation.filter(({ item }) => item.concept === concept),
     prior: [],
   };
 }

@@ -2,10 +2,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { canonicalize, sha256Hex } from "../../shared/canonical.ts";
-import type { TrainingEvent, TrainingReport, TrainingRequest, TrainingResult, TrainingScores } from "../../shared/training.ts";
+import type { DatasetItem, TrainingEvent, TrainingReport, TrainingRequest, TrainingResult, TrainingScores } from "../../shared/training.ts";
 import type { Picture } from "../pipeline/context.ts";
-import { readPicture, toTensor } from "../pipeline/input-picture.ts";
-import { encodeMean } from "../pipeline/latents.ts";
 import { type BatchSettings, trainingAlphas } from "./batch.ts";
 import { saveCheckpoint } from "./checkpoint.ts";
 import type { OpenedStep, Optimiser, TrainingContext, TrainingStage } from "./context.ts";
@@ -15,24 +13,25 @@ import { describeFile, type ResultTensor } from "./export/result.ts";
 import { makePicture, type OwnAdapter, ownRequest, priorItems } from "./own-pictures.ts";
 import { ownUse } from "./own-use.ts";
 import { datasetHash, thinned } from "./report.ts";
-import { scoreTraining, withoutToken } from "./scores.ts";
+import { writeSampleGrid } from "./sample-grid.ts";
+import { type Scored, scoreResult, secondsBesideSteps } from "./scoring.ts";
 import { type Course, courses, stagesOf, stepsInAll } from "./stages.ts";
 import { type RunItems, TrainingRun } from "./training-run.ts";
 
 const calibrationSteps = 3;
-/** Pictures with and without the adapter that the drift is measured on. */
-const driftPictures = 4;
 
 interface Opened extends OpenedStep {
   /** Of the steps that are computed now, or were last. */
   run: TrainingRun;
   settings: BatchSettings;
   items: RunItems;
+  /** What the scores are taken on. */
+  scored: Pick<Scored, "test" | "prior">;
   stages: readonly TrainingStage[];
-  /** DreamBooth: the weights before training. */
-  base: ReadonlyMap<string, Float32Array> | null;
   /** Greatest resident set so far, in bytes. */
   memory: { peak: number };
+  /** Milliseconds that others have had in `yieldTo`. */
+  others: { ms: number };
 }
 
 /**
@@ -40,13 +39,15 @@ interface Opened extends OpenedStep {
  * @throws the reason of `signal` after a last checkpoint; RangeError for data or settings that cannot be trained; other errors where
  * computing fails
  */
-export async function train(request: TrainingRequest, context: TrainingContext): Promise<TrainingResult> {
+export async function train(request: TrainingRequest, given: TrainingContext): Promise<TrainingResult> {
+  const others = { ms: 0 };
+  const context = { ...given, yieldTo: () => countedIn(others, () => given.yieldTo()) };
   phase(context, "loading");
   const opened = await context.openStep(request);
   let optimiser: Optimiser | null = null;
   try {
     optimiser = await context.openOptimiser(opened.step.tensors, request.optimizer);
-    const training = await prepare(request, context, opened, optimiser);
+    const training = { ...(await prepare(request, context, opened, optimiser)), others };
     if (request.dry_run) return await calibrate(request, context, training);
     phase(context, "training");
     return await finish(request, context, training, await runAll(request, context, training));
@@ -56,26 +57,44 @@ export async function train(request: TrainingRequest, context: TrainingContext):
   }
 }
 
+/** Adds what the work takes, in milliseconds. */
+async function countedIn<T>(total: { ms: number }, work: () => Promise<T>): Promise<T> {
+  const before = performance.now();
+  try {
+    return await work();
+  } finally {
+    total.ms += performance.now() - before;
+  }
+}
+
 function phase({ onEvent }: TrainingContext, name: Extract<TrainingEvent, { type: "phase" }>["phase"]): void {
   onEvent({ type: "phase", phase: name });
 }
 
-async function prepare(request: TrainingRequest, context: TrainingContext, opened: OpenedStep, optimiser: Optimiser): Promise<Opened> {
+async function prepare(
+  request: TrainingRequest,
+  context: TrainingContext,
+  opened: OpenedStep,
+  optimiser: Optimiser,
+): Promise<Omit<Opened, "others">> {
   const { step } = opened;
-  const { tensors } = step;
-  const isFull = request.settings.method === "dreambooth";
-  const base = isFull ? new Map(tensors.list.map(({ name }) => [name, tensors.value(name).data.slice()])) : null;
   const memory = { peak: process.memoryUsage.rss() };
   const split = splitItems(request.items);
   phase(context, "caching");
   const { resolution, flip } = request;
-  const options = { resolution, flip, cacheDir: context.cacheDir, file: context.file };
+  const between = async () => {
+    await context.yieldTo();
+    context.signal?.throwIfAborted();
+  };
+  const options = { resolution, flip, cacheDir: context.cacheDir, file: context.file, between };
   const train = await prepareItems(context.model, { ...options, items: split.train });
-  const test = await prepareItems(context.model, { ...options, flip: false, items: split.test });
+  const held = (items: readonly DatasetItem[]) => prepareItems(context.model, { ...options, flip: false, items });
+  const validation = await held(split.validation);
+  const scored = { test: await held(split.test), prior: await held(split.prior) };
   if (request.settings.method === "dreambooth" && request.settings.prior_pictures > 0) phase(context, "prior");
   const own = await priorItems(request, context);
   const prior = await prepareItems(context.model, { ...options, items: own.items, file: own.file });
-  const items = { train, test, prior };
+  const items = { train, validation, prior };
   await opened.begin?.(train);
   const settings: BatchSettings = {
     request,
@@ -86,7 +105,7 @@ async function prepare(request: TrainingRequest, context: TrainingContext, opene
     ...(opened.referenceShare !== undefined && { referenceShare: opened.referenceShare }),
   };
   const run = new TrainingRun(step, optimiser, settings, items, await sha256Hex(canonicalize(request)));
-  return { ...opened, run, settings, items, stages: stagesOf(opened.stages, items), base, memory };
+  return { ...opened, run, settings, items, scored, stages: stagesOf(opened.stages, items), memory };
 }
 
 function trainsText({ settings }: TrainingRequest): boolean {
@@ -112,7 +131,11 @@ async function calibrate(request: TrainingRequest, context: TrainingContext, tra
   const report = await makeReport(request, training, "steps", null);
   const steps = stepsInAll(request, training.stages);
   const seconds = Math.max(first / 1000 - perStep, 0) + perStep * steps;
-  return { kind: "training", files: [], adapters: [], report: { ...report, steps, seconds, seconds_per_step: perStep } };
+  const scored = { ...training.scored, step: training.step, settings: training.settings };
+  const scoring_seconds = await secondsBesideSteps(request, context, scored, { steps, validated: training.items.validation });
+  watchMemory(training);
+  const measured = { steps, seconds, seconds_per_step: perStep, scoring_seconds, peak_memory_bytes: training.memory.peak };
+  return { kind: "training", files: [], adapters: [], report: { ...report, ...measured } };
 }
 
 function watchMemory({ memory }: Opened): void {
@@ -155,13 +178,15 @@ async function loop(
     }
     if (request.budget_ms !== null && progress.computed_ms >= request.budget_ms) return "budget";
     if (context.deadline !== null && Date.now() >= context.deadline) return "deadline";
-    const before = performance.now();
+    const [before, others] = [performance.now(), training.others.ms];
     await advance(request, context, training);
-    progress.computed_ms += performance.now() - before;
+    progress.computed_ms += performance.now() - before - (training.others.ms - others);
     isSaved = progress.step % request.checkpoint_every === 0;
     if (isSaved) await save();
     if (request.sample_every !== null && progress.step % request.sample_every === 0) await sample(request, context, training);
   }
+  // What follows may be cut off, too.
+  if (!isSaved) await save();
   return "steps";
 }
 
@@ -186,7 +211,7 @@ async function advance(request: TrainingRequest, context: TrainingContext, train
     memory_bytes: training.memory.peak,
   });
   if (step % request.validate_every !== 0 && step !== run.last) return;
-  const validated = await run.validate();
+  const validated = await run.validate(context.yieldTo);
   if (validated) context.onEvent({ type: "validation", step, ...validated });
 }
 
@@ -200,7 +225,7 @@ async function exportTensors(request: TrainingRequest, context: TrainingContext,
     request,
     description: context.model.model.description,
     tensors: [...list, ...(training.constants ?? [])],
-    base: training.base,
+    base: training.base ?? null,
     predicted: (await training.predicted?.()) ?? null,
     metadata: {
       ss_base_model_version: context.model.model.description.family,
@@ -233,6 +258,7 @@ async function sample(request: TrainingRequest, context: TrainingContext, traini
   );
   const pictures: Picture[] = [];
   for (const prompt of request.sample_prompts) {
+    await context.yieldTo();
     const uses = adapters.map(({ use }) => use);
     const picture = await makePicture(
       context,
@@ -257,53 +283,26 @@ async function finish(
   const exported = await exportTensors(request, context, training, folder);
   exported.paths.push(...(training.writeModel?.(folder) ?? []));
   phase(context, "scoring");
-  const isLate = endedBy === "deadline";
-  const scores = isLate ? null : await score(request, context, training, await ownAdapters(request, exported, folder));
-  const report = await makeReport(request, training, endedBy, scores);
+  const [before, others] = [performance.now(), training.others.ms];
+  const paths = [...exported.paths];
+  let scores: TrainingScores | null = null;
+  if (endedBy !== "deadline") {
+    const adapters = await ownAdapters(request, exported, folder);
+    paths.push(await writeSampleGrid(request, context, adapters, folder));
+    const { step, settings, scored } = training;
+    scores = await scoreResult(request, context, { step, settings, ...scored }, adapters);
+  }
+  const scoring_seconds = (performance.now() - before - (training.others.ms - others)) / 1000;
+  const report = { ...(await makeReport(request, training, endedBy, scores)), scoring_seconds };
   writeFileSync(join(folder, "report.json"), `${JSON.stringify({ ...report, request }, null, 1)}\n`);
   const files = [];
-  for (const path of [...exported.paths, "report.json"]) files.push(await describeFile(folder, path));
+  for (const path of [...paths, "report.json"]) files.push(await describeFile(folder, path));
   return { kind: "training", files, adapters: exported.adapters, report: thinned(report) };
-}
-
-async function score(
-  request: TrainingRequest,
-  context: TrainingContext,
-  training: Opened,
-  adapters: readonly OwnAdapter[],
-): Promise<TrainingScores | null> {
-  if (training.items.test.length === 0) return null;
-  const captions = [...new Set(training.items.test.map(({ item }) => withoutToken(item.caption, request)))];
-  const drifts: number[] = [];
-  for (let i = 0; i < driftPictures; i++) {
-    const own = { prompt: captions[i % captions.length]!, seed: (request.seed + i) % 2 ** 32 };
-    drifts.push(await driftOf(request, context, own, adapters));
-  }
-  return scoreTraining(training.step, training.settings, { own: training.items.test, generic: training.items.prior, drifts });
-}
-
-/** How far the latents of a picture move by the adapter: root mean squares of the difference over that of the base's latents. */
-async function driftOf(
-  request: TrainingRequest,
-  context: TrainingContext,
-  own: { prompt: string; seed: number },
-  adapters: readonly OwnAdapter[],
-): Promise<number> {
-  const latents: Float32Array[] = [];
-  for (const used of [[], adapters]) {
-    const picture = await makePicture(context, ownRequest(request, context, { ...own, adapters: used.map(({ use }) => use) }), used);
-    const path = join(context.folder, "drift.png");
-    writeFileSync(path, picture.bytes);
-    latents.push(await encodeMean(context.model.model, toTensor(await readPicture(path, "picture")), false));
-  }
-  const [base, adapted] = latents as [Float32Array, Float32Array];
-  const squares = (values: Float32Array) => values.reduce((sum, value) => sum + value * value, 0);
-  return Math.sqrt(squares(adapted.map((value, i) => value - base[i]!)) / squares(base));
 }
 
 async function makeReport(
   request: TrainingRequest,
-  { run: { progress }, step, memory }: Opened,
+  { run: { progress }, step, memory, items, scored }: Opened,
   endedBy: TrainingReport["ended_by"],
   scores: TrainingScores | null,
 ): Promise<TrainingReport> {
@@ -321,5 +320,13 @@ async function makeReport(
     peak_memory_bytes: memory.peak,
     trained_parameters: step.tensors.values.length,
     scores,
+    pictures: {
+      train: items.train.length,
+      validation: items.validation.length,
+      test: Math.min(scored.test.length, request.scoring.pictures),
+      prior: request.scoring.pictures === 0 ? 0 : Math.min(scored.prior.length || Infinity, request.scoring.prior_pictures),
+      validation_is_test: items.validation.some(({ item }) => scored.test.some(other => other.item === item)),
+      prior_from: request.scoring.prior_pictures === 0 ? null : scored.prior.length > 0 ? "dataset" : "model",
+    },
   };
 }

@@ -5,15 +5,15 @@ import type { CheckpointArrays, TrainingProgressState } from "./checkpoint.ts";
 import type { Optimiser } from "./context.ts";
 import { DataCursor, itemChoices, itemNoise } from "./data-cursor.ts";
 import type { PreparedItem } from "./dataset.ts";
-import { evaluate, mean } from "./evaluate.ts";
+import { type EvaluationPlan, evaluate, mean } from "./evaluate.ts";
 import { randomKey, uniform } from "./random.ts";
 import { rateFactor } from "./schedule.ts";
 import type { TrainingStep } from "./step.ts";
 
 export interface RunItems {
   train: readonly PreparedItem[];
-  /** Held out. */
-  test: readonly PreparedItem[];
+  /** Held out: choose the weights that are kept. */
+  validation: readonly PreparedItem[];
   /** DreamBooth's pictures of the class; empty: none. */
   prior: readonly PreparedItem[];
 }
@@ -26,7 +26,7 @@ export interface StepReport {
 
 /** Share of the past in the smoothed loss. */
 const smoothing = 0.95;
-const validation = { pictures: 8, timesteps: 4, noises: 1 } as const;
+export const validation = { pictures: 8, timesteps: 4, noises: 1 } as const;
 /** Batches of prior pictures have numbers of their own. */
 const priorBatches = 2 ** 31;
 
@@ -66,7 +66,7 @@ export class TrainingRun {
     this.#items = items;
     this.#cursors = { train: cursor(items.train), prior: items.prior.length > 0 ? cursor(items.prior) : null };
     this.#ema = request.ema === null ? null : step.tensors.values.slice();
-    this.#best = items.test.length > 0 ? step.tensors.values.slice() : null;
+    this.#best = items.validation.length > 0 ? step.tensors.values.slice() : null;
     this.#course = course ?? { first: 0, steps: request.steps, optimizer: request.optimizer };
     this.progress = course?.progress ?? {
       request: requestHash,
@@ -158,11 +158,21 @@ export class TrainingRun {
     return { reference: { latents: latents[isFlipped ? 1 : 0]!, isUsed: share < referenceShare } };
   }
 
-  /** The mean loss of held-out pictures with the weights that would be kept; null where there are none. Remembers the best. */
-  async validate(): Promise<{ loss: number; best: boolean } | null> {
+  /**
+   * The mean loss of held-out pictures with the weights that would be kept; null where there are none. Remembers the best.
+   * @param between awaited after each picture
+   */
+  async validate(between?: () => Promise<void>): Promise<{ loss: number; best: boolean } | null> {
     if (!this.#best) return null;
     const { pictures, timesteps, noises } = validation;
-    const plan = { items: this.#items.test.slice(0, pictures), timesteps, noises, captionOf: ({ item }: PreparedItem) => item.caption };
+    const plan: EvaluationPlan = {
+      items: this.#items.validation.slice(0, pictures),
+      timesteps,
+      noises,
+      captionOf: ({ item }) => item.caption,
+      purpose: "validation",
+      ...(between && { between }),
+    };
     const loss = await this.withKept(async () => mean((await evaluate(this.#step, this.#settings, plan, true)).flat()));
     const { progress } = this;
     const best = progress.best === null || loss < progress.best.loss;

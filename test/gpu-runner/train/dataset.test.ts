@@ -103,3 +103,22 @@ test("held-out items are those of the dataset, else some of the last", () => {
   expect(splitItems(marked).test).toEqual([marked[0]]);
   expect(splitItems(marked).train).toHaveLength(11);
 });
+
+test("what chooses the weights is apart from what is scored, where the dataset is large enough or says so", () => {
+  const named = (count: number, splitOf: (i: number) => DatasetItem["split"]) =>
+    splitItems(Array.from({ length: count }, (_, i) => ({ ...item, caption: String(i), split: splitOf(i) })));
+  const few = named(16, i => (i < 8 ? "train" : "test"));
+  expect([few.train.length, few.validation, few.test.length]).toEqual([8, few.test, 8]);
+  const many = named(24, i => (i < 8 ? "train" : "test"));
+  expect([many.validation.length, many.test.length]).toEqual([8, 8]);
+  expect(many.validation.some(one => many.test.includes(one))).toBe(false);
+  const stated = named(5, i => (["train", "train", "validation", "test", "prior"] as const)[i]!);
+  expect([stated.train, stated.validation, stated.test, stated.prior].map(list => list.map(({ caption }) => caption))).toEqual([
+    ["0", "1"],
+    ["2"],
+    ["3"],
+    ["4"],
+  ]);
+  const chosen = named(6, i => (i < 5 ? "train" : "validation"));
+  expect([chosen.train.length, chosen.test]).toEqual([5, chosen.validation]);
+});

@@ -2,7 +2,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
-import { beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test, vi } from "vitest";
 import { openAdapter } from "../../../gpu-runner/adapters/registry.ts";
 import { AdapterStore } from "../../../gpu-runner/adapters/store.ts";
 import { loadDiffusionModel } from "../../../gpu-runner/load.ts";
@@ -54,6 +54,11 @@ beforeAll(async () => {
 
 const module = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
 
+const tensors = [
+  { name: `${module}.lora_A.weight`, shape: [4, 128], group: "main" },
+  { name: `${module}.lora_B.weight`, shape: [128, 4], group: "main" },
+] as const;
+
 function contextIn(folder: string, events: TrainingEvent[], changes: Partial<TrainingContext> = {}): TrainingContext {
   mkdirSync(folder, { recursive: true });
   const file = (sha256: string) => join(shared, sha256);
@@ -75,11 +80,7 @@ function contextIn(folder: string, events: TrainingEvent[], changes: Partial<Tra
     cacheDir: shared,
     folder,
     async openStep() {
-      const list = [
-        { name: `${module}.lora_A.weight`, shape: [4, 128], group: "main" },
-        { name: `${module}.lora_B.weight`, shape: [128, 4], group: "main" },
-      ] as const;
-      const step = quadraticStep([4, 8, 8], [], list);
+      const step = quadraticStep([4, 8, 8], [], tensors);
       // Latents are fewer than these tensors' elements, so that the second one keeps what it starts as.
       step.tensors.values.fill(0.5, 512);
       return { step };
@@ -112,6 +113,10 @@ test("a training ends with files that the product opens, scores and events; one 
   expect(whole.report.scores!.drift.value).toBeGreaterThan(0);
   expect(whole.report.scores!.gain.value).toBeLessThan(1);
   expect(whole.report.scores!.prior).toBeNull();
+  expect(whole.report.pictures).toEqual({ train: 3, validation: 1, test: 1, prior: 0, validation_is_test: true, prior_from: null });
+  expect(whole.report.scoring_seconds).toBeGreaterThan(0);
+  const grid = await sharp(join(folder, "whole/result/samples.png")).metadata();
+  expect([grid.width, grid.height]).toEqual([64, 128]);
   const path = join(folder, "whole/result", whole.adapters[0]!.files[0]!);
   const options = { provider: "cpu", cacheDir: shared } as const;
   const { changes } = await openAdapter("lora", { hash: `sha256:${"0".repeat(64)}`, path, base: model.model, options });
@@ -137,7 +142,12 @@ test("a training ends with files that the product opens, scores and events; one 
 
 test("a dry run says what it would take and leaves nothing; budget and deadline end in good order", async () => {
   const folder = temporaryFolder();
-  const dry = await train({ ...request, dry_run: true, steps: 500 }, contextIn(join(folder, "dry"), []));
+  const scoring = { ...request.scoring, prior_pictures: 2 };
+  const dry = await train({ ...request, scoring, dry_run: true, steps: 500 }, contextIn(join(folder, "dry"), []));
+  const unscored = { ...request, scoring: { ...scoring, pictures: 0 }, sample_every: null };
+  const cheap = await train({ ...unscored, dry_run: true, steps: 500 }, contextIn(join(folder, "cheap"), []));
+  expect(cheap.report.scoring_seconds).toBeGreaterThan(0);
+  expect(cheap.report.scoring_seconds).toBeLessThan(dry.report.scoring_seconds!);
   expect(dry.files).toEqual([]);
   expect(dry.report.steps).toBe(500);
   expect(dry.report.seconds).toBeGreaterThanOrEqual(dry.report.seconds_per_step * 500);
@@ -149,11 +159,61 @@ test("a dry run says what it would take and leaves nothing; budget and deadline 
   expect(late.report).toMatchObject({ ended_by: "deadline", steps: 0, scores: null });
 });
 
+test("the prior is scored on the dataset's generic pictures, else on the base model's own, which are drawn once and never learned from", async () => {
+  const folder = temporaryFolder();
+  const asked = { ...request, scoring: { ...request.scoring, prior_pictures: 2, steps: 3 }, steps: 2, sample_every: null };
+  const drawn: string[] = [];
+  const run = (name: string, changes: Partial<TrainingRequest> = {}) => {
+    const context = contextIn(join(folder, name), []);
+    const counted = async (hash: string) => {
+      drawn.push(hash);
+      return context.model;
+    };
+    return train({ ...asked, ...changes }, { ...context, pictures: { ...context.pictures, model: counted } });
+  };
+  const first = await run("first");
+  expect(first.report.scores!.prior!.value).toBeGreaterThan(0);
+  expect(first.report.pictures).toMatchObject({ train: 3, prior: 2, prior_from: "model" });
+  const pictures = drawn.length;
+  drawn.length = 0;
+  const again = await run("again");
+  expect(again.report.scores).toEqual(first.report.scores);
+  // The two of the prior are not drawn again: those of grid and drift are.
+  expect(drawn.length).toBe(pictures - 2);
+  const items = request.items.map((item, i): DatasetItem => (i === 2 ? { ...item, split: "prior" } : item));
+  const given = await run("given", { items });
+  expect(given.report.pictures).toMatchObject({ train: 2, prior: 1, prior_from: "dataset" });
+  expect(given.report.scores!.prior!.value).toBeGreaterThan(0);
+  const none = await run("none", { scoring: { ...asked.scoring, pictures: 0 } });
+  expect(none.report.scores).toBeNull();
+});
+
+test("a deadline amid scoring leaves the result and its report, without scores", async () => {
+  const deadline = Date.now() + 3_600_000;
+  const clock = vi.spyOn(Date, "now");
+  const late = contextIn(temporaryFolder(), [], {
+    deadline,
+    onEvent: event => {
+      if (event.type === "phase" && event.phase === "scoring") clock.mockReturnValue(deadline + 1);
+    },
+  });
+  const result = await train({ ...request, sample_every: null }, late).finally(() => clock.mockRestore());
+  expect(result.report).toMatchObject({ steps: 6, ended_by: "steps", scores: null });
+  expect(result.files.map(({ path }) => path)).toContain("report.json");
+});
+
+test("what others take between the steps is none of the training's time", async () => {
+  const yieldTo = () => new Promise<void>(resolve => setTimeout(resolve, 100));
+  const { report } = await train({ ...request, sample_every: null, sample_prompts: [] }, contextIn(temporaryFolder(), [], { yieldTo }));
+  expect(report.seconds).toBeLessThan(6 * 0.1);
+});
+
 test("DreamBooth makes its prior pictures once, and its result is a LoRA of the difference", async () => {
   const folder = temporaryFolder();
   const settings = { method: "dreambooth", text_encoder: false, prior_pictures: 2, prior_steps: 2, extract_rank: 2 } as const;
   const events: TrainingEvent[] = [];
-  const own = { ...request, settings, steps: 2, sample_every: null };
+  const scoring = { ...request.scoring, prior_pictures: 2 };
+  const own = { ...request, settings, scoring, steps: 2, sample_every: null };
   const openStep = async () => ({
     step: quadraticStep([4, 8, 8], [], [{ name: `${module}.weight`, shape: [128, 128], group: "main" }]),
     base: () => new Float32Array(128 * 128),
@@ -170,6 +230,7 @@ test("DreamBooth makes its prior pictures once, and its result is a LoRA of the 
       return model;
     },
   };
-  await train({ ...own, dry_run: true }, contextIn(join(folder, "second"), [], { openStep, pictures }));
-  expect(seen).toEqual([]);
+  await train(own, contextIn(join(folder, "second"), [], { openStep, pictures }));
+  // Grid and drift alone.
+  expect(seen).toHaveLength(2 + 8);
 });

@@ -19,7 +19,11 @@ const constant = (value: number, caption: string): PreparedItem => ({
   condition: async () => ({ data: new Uint8Array(64 * 64 * 3), width: 64, height: 64 }),
   timeIds: [64, 64, 0, 0, 64, 64],
 });
-const items = { train: [1, 2, 3].map(value => constant(value, "a zxq")), test: [constant(2, "a zxq")], prior: [constant(0, "a toy")] };
+const items = {
+  train: [1, 2, 3].map(value => constant(value, "a zxq")),
+  validation: [constant(2, "a zxq")],
+  prior: [constant(0, "a toy")],
+};
 
 async function opened(request: TrainingRequest, seen: StepBatch[] = []) {
   const model = await contextWith(arithmeticModel({ predictionType: "v_prediction" })).model("");
