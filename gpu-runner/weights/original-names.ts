@@ -1,7 +1,6 @@
 /** The keys of single files by the names that the graphs use: `original-keys.ts` the other way round, for writing. */
 import type { ModelFamily } from "../../shared/model.ts";
 import type { ComponentName } from "./key-layouts.ts";
-import { ModelError } from "./model-error.ts";
 import type { TextEncoderPart } from "./model-source.ts";
 import { type OriginalParts, openClipInner, openClipOuter, originalKeys, unetPrefix, vaePrefix, vaeTable } from "./original-keys.ts";
 import { originalModule, originalUnetBlocks } from "./original-unet.ts";
@@ -33,8 +32,8 @@ export function originalTextEncoders(family: ModelFamily, parts: readonly TextEn
   );
 }
 
-/** Throws ModelError for a name that single files have no place for. */
-export function originalNames(parts: OriginalParts): (component: ComponentName, name: string) => OriginalKey {
+/** Null for a name that single files have no place for. */
+export function originalNames(parts: OriginalParts): (component: ComponentName, name: string) => OriginalKey | null {
   const forwards = originalKeys(parts);
   const unetBlocks = originalUnetBlocks(parts.unet.levels);
   const vae = vaeTable(parts.vae);
@@ -50,9 +49,8 @@ export function originalNames(parts: OriginalParts): (component: ComponentName, 
     const original = found(component, name);
     // What is written is what will be read.
     const read = original && forwards(original.key);
-    if (!original || !Array.isArray(read) || !read.some(use => use.component === component && use.name === name))
-      throw new ModelError(component, name, "a tensor that single files have a key for", original?.key ?? "none");
-    return original;
+    const isSame = Array.isArray(read) && read.some(use => use.component === component && use.name === name);
+    return isSame ? original : null;
   };
 }
 

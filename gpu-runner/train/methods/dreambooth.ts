@@ -1,6 +1,4 @@
 /** DreamBooth (Ruiz et al. 2023): every weight of the UNet, and of the text encoders where wanted. */
-import { totalmem } from "node:os";
-import type { MethodSettingsOf, TrainingRequest } from "../../../shared/training.ts";
 import type { TensorF32, TextEncoderBase, TrainableModel } from "../../components.ts";
 import { embeddingTables } from "../../models/text-embeddings.ts";
 import type { BaseWeights } from "../export/dreambooth.ts";
@@ -52,35 +50,9 @@ export function baseWeights(model: TrainableModel, trainsTexts: boolean): BaseWe
   };
 }
 
-function trainedComponents(model: TrainableModel, trainsTexts: boolean): TrainedComponentName[] {
+/** What of a model is trained. */
+export function trainedComponents(model: TrainableModel, trainsTexts: boolean): TrainedComponentName[] {
   return ["unet", ...(trainsTexts ? model.textEncoders.map(({ component }) => component) : [])];
-}
-
-/** Bytes that are held: of each trained element its value, gradient and two moments, the best value so far, and an average where there is one. */
-export function heldBytes(model: TrainableModel, { text_encoder }: MethodSettingsOf<"dreambooth">, request: TrainingRequest): number {
-  const shapes = trainedComponents(model, text_encoder).flatMap(component => [...componentOf(model, component).shapes.values()]);
-  const elements = shapes.reduce((sum, shape) => sum + shape.reduce((product, dim) => product * dim, 1), 0);
-  const moments = request.optimizer.moments === "8-bit" ? 2 : 8;
-  return elements * (4 + 4 + moments + 4 + (request.ema === null ? 0 : 4));
-}
-
-/**
- * Refuses a training that cannot fit before it takes the machine's memory; activations come on top of what is counted.
- * @param memory bytes that this process may use
- * @throws RangeError
- */
-export function requireRoom(
-  model: TrainableModel,
-  settings: MethodSettingsOf<"dreambooth">,
-  request: TrainingRequest,
-  memory = process.constrainedMemory() > 0 ? Math.min(process.constrainedMemory(), totalmem()) : totalmem(),
-): void {
-  const held = heldBytes(model, settings, request);
-  if (held <= memory) return;
-  const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
-  throw new RangeError(
-    `settings.method: expected a dreambooth whose weights, gradients and moments fit into the runner's ${gigabytes(memory)}, got ${gigabytes(held)}: train a lora, or with optimizer.moments 8-bit and without ema`,
-  );
 }
 
 /** Tables are read outside the graph. */

@@ -11,7 +11,7 @@ import type { PictureContext, PictureModel } from "../../../gpu-runner/pipeline/
 import { runPicture } from "../../../gpu-runner/pipeline/run-picture.ts";
 import { tokenizersOf } from "../../../gpu-runner/tokenizer/model-tokenizers.ts";
 import { exportResult } from "../../../gpu-runner/train/export/index.ts";
-import { heldBytes, requireRoom } from "../../../gpu-runner/train/methods/dreambooth.ts";
+import { heldBytes, requireRoom } from "../../../gpu-runner/train/methods/dreambooth-room.ts";
 import { methods } from "../../../gpu-runner/train/methods/index.ts";
 import { ownUse } from "../../../gpu-runner/train/own-use.ts";
 import { manifestOf } from "../../../scripts/model-manifest.ts";
@@ -112,9 +112,12 @@ test("a training that cannot fit is refused before it begins, with what it would
   expect(heldBytes(model, settings, { ...request, ema: 0.9 })).toBe(24 * elements);
   const small = { ...request, optimizer: { ...request.optimizer, moments: "8-bit" as const } };
   expect(heldBytes(model, settings, { ...small, ema: null })).toBe(14 * elements);
-  expect(() => requireRoom(model, settings, small, 18 * elements)).not.toThrow();
-  expect(() => requireRoom(model, settings, small, 1e9)).not.toThrow();
-  expect(() => requireRoom(model, settings, request, 10 * elements)).toThrow(
+  const room = { memory: 18 * elements, file: 4 * elements };
+  expect(() => requireRoom(model, settings, small, room)).not.toThrow();
+  const short = { ...room, file: 4 * elements - 1 };
+  expect(() => requireRoom(model, settings, small, short)).toThrow("settings.extract_rank: expected a rank, since the full difference has");
+  expect(() => requireRoom(model, { ...settings, extract_rank: 4 }, small, short)).not.toThrow();
+  expect(() => requireRoom(model, settings, request, { ...room, memory: 10 * elements })).toThrow(
     /expected a dreambooth whose .* fit into the runner's 0.0 GB, got 0.0 GB/,
   );
   await model.release();
