@@ -2,6 +2,7 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
+import { MAX_ADAPTER_FILE_BYTES } from "../../../shared/adapter-resource.ts";
 import { parseJson } from "../../../shared/json.ts";
 import type { ComponentName, KeyLayout, KeyUse } from "../../weights/key-layouts.ts";
 import type { ModelSource } from "../../weights/model-source.ts";
@@ -11,8 +12,15 @@ import { bytesOf, type TensorToWrite, writeSafetensors } from "../../weights/saf
 /** A trained tensor's elements row by row, by the graphs' name; null: the base's own. */
 export type TrainedWeight = (component: ComponentName, name: string) => Float32Array | null;
 
-/** @returns paths below the folder, of a diffusers folder `model/` or a single file `model/model.safetensors` */
+/** Room for the header beside the weights. */
+export const mostWeightBytes = MAX_ADAPTER_FILE_BYTES - 2 ** 20;
+
+/**
+ * @returns paths below the folder, of a diffusers folder `model/` or a single file `model/model.safetensors`; none where a file were too
+ * large to be sent
+ */
 export function writeTrainedModel(folder: string, source: ModelSource, trained: TrainedWeight): string[] {
+  if (source.weights.some(({ file, keys }) => rewrittenBytes(file, keys, trained) > mostWeightBytes)) return [];
   const layouts = new Map(source.weights.map(({ file, keys }) => [file, keys]));
   const paths = source.files.map(([name, file]) => {
     const path = join("model", name);
@@ -25,6 +33,15 @@ export function writeTrainedModel(folder: string, source: ModelSource, trained: 
     return path;
   });
   return [...paths, ...writeRecommendation(folder, source)];
+}
+
+function rewrittenBytes(path: string, keys: KeyLayout, trained: TrainedWeight): number {
+  const entries = withSafetensors(path, ({ entries }) => [...entries.values()]);
+  return entries.reduce((sum, { name, shape, byteLength }) => {
+    const fate = keys(name);
+    const isTrained = Array.isArray(fate) && trainedKey(fate, shape, trained) !== null;
+    return sum + (isTrained ? 4 * shape.reduce((a, b) => a * b, 1) : byteLength);
+  }, 0);
 }
 
 /** Trained tensors in fp32, since what a training moves is less than half precision tells apart; all others as they are. */

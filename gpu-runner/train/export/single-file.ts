@@ -1,18 +1,15 @@
 /** A trained model as one file in the original layout, which A1111 and ComfyUI read. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { MAX_ADAPTER_FILE_BYTES } from "../../../shared/adapter-resource.ts";
 import { parseJson } from "../../../shared/json.ts";
 import type { ModelSource } from "../../weights/model-source.ts";
 import { originalNames, originalTextEncoders } from "../../weights/original-names.ts";
 import { withSafetensors } from "../../weights/safetensors.ts";
 import { bytesOf, type TensorToWrite, writeSafetensors } from "../../weights/safetensors-write.ts";
 import { type SourceTensor, sortKeys } from "../../weights/sorted-keys.ts";
-import { type TrainedWeight, transposed } from "./full-model.ts";
+import { mostWeightBytes, type TrainedWeight, transposed } from "./full-model.ts";
 
 const file = "single-file/model.safetensors";
-/** Room for the header beside the weights. */
-const mostBytes = MAX_ADAPTER_FILE_BYTES - 2 ** 20;
 
 /**
  * @param source a diffusers folder @param folder where its copy lies as `model/`: configs beside the file name its tokenizers
@@ -26,7 +23,7 @@ export function writeSingleFile(folder: string, source: ModelSource, trained: Tr
     return place ? [{ tensor, place }] : [];
   });
   const bytes = tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0);
-  if (placed.length < tensors.length || bytes > mostBytes) return [];
+  if (placed.length < tensors.length || bytes > mostWeightBytes) return [];
   mkdirSync(join(folder, "single-file"), { recursive: true });
   const entries = [...Map.groupBy(placed, ({ place }) => place.key)].map(([key, pieces]): TensorToWrite => {
     const ordered = pieces.toSorted((a, b) => (a.place.piece?.index ?? 0) - (b.place.piece?.index ?? 0));
