@@ -1,6 +1,8 @@
 /** Trainings of the embedded model in real model threads. */
+
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -159,6 +161,76 @@ test("a training can be canceled while pictures are made between its steps, and 
   expect(await released).toBe(true);
   expect(peer.of("release").at(-1)?.leases).toEqual([lease]);
   expect(peer.uploads.some(isCheckpoint)).toBe(true);
+});
+
+test("a disk that fills up amid a training: its attempt fails as one to be tried again, and goes on from the last whole checkpoint", async context => {
+  const folder = join(cacheDir, "trainings");
+  mkdirSync(folder, { recursive: true });
+  if (!mountTmpfs(folder)) return context.skip("a small tmpfs needs root");
+  const asked = await training(100);
+  const execution = newExecution();
+  const checkpoints = () => peer.uploads.filter(isCheckpoint);
+  try {
+    await newRunner();
+    await peer.grant([{ ...asked, execution, epoch: 1 }]);
+    await peer.until(() => checkpoints().length > 0, "a checkpoint", 30_000);
+    fill(join(folder, "ballast"));
+    const fail = await peer.until(() => peer.of("fail")[0], "a failure", 30_000);
+    expect(fail).toMatchObject({ execution, code: "runner_failed", message: "The runner's disk is full.", retryable: true });
+    // It takes other work, and the thread is the same.
+    await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a free runner");
+  } finally {
+    execFileSync("umount", ["-l", folder]);
+  }
+  const last = checkpoints().at(-1)!;
+  expect(createHash("sha256").update(last.body).digest("hex")).toBe(last.sha256);
+  peer.objects.set(checkpointKey(execution), last.body);
+  peer.progress.length = 0;
+  await peer.grant([{ ...asked, execution, epoch: 2 }]);
+  await peer.until(() => steps().length > 0, "a step", 30_000);
+  expect(steps()[0]).toBeGreaterThan(stepOf(last.body));
+});
+
+function mountTmpfs(at: string): boolean {
+  if (process.getuid?.() !== 0 || !existsSync("/proc/mounts")) return false;
+  try {
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=16m", "tmpfs", at], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Leaves no room for a byte. */
+function fill(file: string): void {
+  for (const size of [1 << 16, 1]) {
+    const piece = Buffer.alloc(size);
+    try {
+      for (;;) writeFileSync(file, piece, { flag: "a" });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+    }
+  }
+}
+
+test("a budget and a deadline end a training in good order, with its files and its report", async () => {
+  await newRunner();
+  const asked = await training(100_000);
+  const request = { ...asked.request, checkpoint_every: 1000 };
+  await peer.grant([{ ...asked, request: { ...request, budget_ms: 300 }, execution: newExecution(), epoch: 1 }]);
+  const budget = await finished();
+  expect(budget.report).toMatchObject({ ended_by: "budget" });
+  expect(weights(budget).length).toBeGreaterThan(0);
+  await peer.until(() => peer.of("ready").at(-1)?.n === 1, "a free runner");
+  const late = newExecution();
+  // A fifth of the attempt's time is kept for its files.
+  await peer.grant([{ ...asked, request, execution: late, epoch: 1 }], { attemptDeadline: Date.now() + 6000 });
+  await peer.until(() => peer.of("complete").at(-1)?.execution === late, "a result before the deadline", 10_000);
+  const ended = await finished();
+  expect(ended.report).toMatchObject({ ended_by: "deadline", scores: null });
+  expect(ended.report.steps).toBeGreaterThan(0);
+  expect(weights(ended).length).toBeGreaterThan(0);
+  expect(peer.of("fail")).toEqual([]);
 });
 
 test("a canceled training stops between two steps and makes room for other work", async () => {
