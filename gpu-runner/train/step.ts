@@ -45,7 +45,7 @@ export interface TrainingStep {
   readonly tensors: TrainedTensors;
   /** Adds the gradients of the batch's weighted loss to `tensors.gradients`. @returns the weighted loss of each item; their sum is the loss */
   gradients(batch: StepBatch): Promise<readonly number[]>;
-  /** The same losses without gradients; `token` false: as the base model without what is trained. */
+  /** The same losses without gradients; `adapted` false: as the base model has them, without what is trained. */
   losses(batch: StepBatch, adapted: boolean): Promise<readonly number[]>;
   release(): Promise<void>;
 }
