@@ -115,8 +115,8 @@ const MOST_QUIET_MS = 15_000;
 
 /**
  * The thread that holds the models, seen from the process that stays responsive. One batch at a time, or one training and one batch that is
- * computed between its steps. A computation that hangs, overruns its
- * deadline or crashes fails as retryable, and where the thread does not come to rest, another one takes its place.
+ * computed between its steps. A computation that hangs, overruns its deadline or crashes fails as retryable, and where the thread does not
+ * come to rest, another one takes its place.
  *
  * A thread is not ended while it may be inside ONNX Runtime, if that can be helped: the binding throws out of a thread that is being torn down,
  * and that aborts the whole process. So it is asked first to stop between two steps.

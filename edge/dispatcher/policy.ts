@@ -35,9 +35,9 @@ interface Candidate {
 /**
  * The next grant to make; undefined when nothing can be granted now.
  *
- * Instances with credit are asked in the order in which they last got something, those that compute a training last: they draw between its steps. Each takes what was handed back uncomputed, else the oldest
- * execution that it can compute of the tenant that was served least recently, or one shortly behind that it is warm for. Of these the instance
- * gets its own that is warmest. Its grant is then filled up with what can be computed in one batch with it, of any tenant, each tenant's first
+ * Instances with credit are asked in the order in which they last got something, those that compute a training last: they draw between its
+ * steps. Each takes what was handed back uncomputed, else the oldest execution that it can compute of the tenant that was served least
+ * recently, or one shortly behind that it is warm for. Of these the instance gets its own that is warmest. Its grant is then filled up with what can be computed in one batch with it, of any tenant, each tenant's first
  * before anybody's second. A turn is a grant: all tenants in it have had theirs.
  */
 export function choose(sql: SqlStorage, now: number, times: Times): Choice | undefined {
