@@ -11,7 +11,8 @@ import { baseWeights, openDreamBoothStep, trainedWeight } from "./dreambooth.ts"
 import { requireRoom } from "./dreambooth-room.ts";
 import { openHyperLora } from "./hyper-lora/open.ts";
 import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
-import { loraLayers, openLoraStep, startFrom } from "./lora.ts";
+import { loraLayers, openLoraStep } from "./lora.ts";
+import { startFromLora } from "./lora-start.ts";
 import { initialRows, openInversionStep } from "./textual-inversion.ts";
 
 export interface StartFile {
@@ -36,8 +37,9 @@ type OpenMethod<M extends TrainingMethod> = (args: MethodArgs<M>) => Promise<Ope
 
 export const methods = {
   lora: async ({ model, settings, request, start, options }) => {
-    const step = openLoraStep(model, loraLayers(model, settings), request.seed, options);
-    if (start) startFrom(step.tensors, start.tensors);
+    const layers = loraLayers(model, settings);
+    const step = openLoraStep(model, layers, request.seed, options);
+    if (start) startFromLora(step.tensors, layers, model, start);
     return { step };
   },
   dreambooth: async ({ model, settings, request, options }) => {
