@@ -57,7 +57,7 @@ export type LossSettings = z.infer<typeof lossSchema>;
 const conceptSchema = z.strictObject({
   /** The rare word, or the new token of an inversion. */
   token: z.string().min(1).max(100),
-  /** Such as "toy": what the prior pictures show, and the words an inversion starts from. */
+  /** Such as "toy": what the prior pictures show, and what scores read in the place of the token. */
   class_prompt: z.string().max(1000).nullable(),
 });
 

@@ -44,6 +44,7 @@ beforeAll(async () => {
     ...{ model: loaded.description.hash, settings, items: items.flat(), steps: 3, batch_size: 2, accumulation: 1, flip: false, ema: null },
     concepts: tokens.map(token => ({ token, class_prompt: null })),
     ...{ checkpoint_every: 1, validate_every: 2, sample_every: null, sample_prompts: [] },
+    scoring: { pictures: 2, prior_pictures: 0, prior_prompts: [], steps: 2 },
     optimizer: { ...trainingRequest.optimizer, learning_rate: 2e-3, clip_norm: 1, schedule: "cosine", warmup_steps: 1 },
   };
   return async () => {
