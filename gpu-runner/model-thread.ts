@@ -98,6 +98,8 @@ interface Running {
   readonly pending: Map<number, Pending>;
   /** Milliseconds since 1970: past it the computation is given up. */
   readonly deadline: number;
+  /** Of a training: whether its sessions are being opened, so that its next step may be far away. */
+  isOpening: boolean;
 }
 /** What tells a thread at work from one that hangs. */
 interface Pulse {
@@ -108,6 +110,8 @@ interface Pulse {
   loadingSince: number | undefined;
 }
 
+/** Phases of a training that begin with opening sessions. */
+const openingPhases: ReadonlySet<string> = new Set(["loading", "calibrating", "training"]);
 /** A step may take this many times as long as the slowest one since the thread was last at rest: the decoder and the encoder have no steps of their own. */
 const STEP_FACTOR = 8;
 /** Most time that a thread gets to stop by itself, in milliseconds; never more than the watchdog's. */
@@ -171,10 +175,10 @@ export class ModelThread {
   get #steps(): number {
     return Atomics.load(this.#cells, cells.counter) + this.#signs.loading;
   }
-  /** Whether a training is computed and no pictures wait or are made between its steps: then `compute` takes a batch. */
+  /** Whether a training takes its steps and no pictures wait or are made between them: then `compute` takes a batch. */
   get isBetweenSteps(): boolean {
     const [only, ...others] = this.#running.values();
-    return this.#state === "computing" && only?.kind === "training" && only.pending.size > 0 && others.length === 0;
+    return this.#state === "computing" && only?.kind === "training" && !only.isOpening && only.pending.size > 0 && others.length === 0;
   }
 
   /** Replaces the registry's part of `models`. */
@@ -227,7 +231,7 @@ export class ModelThread {
       return promise;
     });
     const batch = items.map(({ request, inputs }) => ({ request, inputs }));
-    this.#begin(task => ({ type: "compute", task, items: batch }), { kind: "pictures", pending, deadline });
+    this.#begin(task => ({ type: "compute", task, items: batch }), { kind: "pictures", pending, deadline, isOpening: false });
     return pictures;
   }
 
@@ -235,14 +239,25 @@ export class ModelThread {
   async train(training: TrainingTask, { onEvent, onCheckpoint }: TrainingRun, deadline: number): Promise<TrainingResult> {
     if (this.#state !== "idle") throw new Error(`the model thread is ${this.#state}, not idle`);
     const { promise, resolve, reject } = Promise.withResolvers<TrainingResult>();
+    const running: Running = { kind: "training", pending: new Map(), deadline, isOpening: true };
     const receive = (message: ItemMessage) => {
-      if (message.type === "event") onEvent(message.event);
-      else if (message.type === "checkpoint") onCheckpoint(message.path);
+      if (message.type === "event") {
+        onEvent(message.event);
+        this.#noteOpening(running, message.event);
+      } else if (message.type === "checkpoint") onCheckpoint(message.path);
       else if (message.type === "trained") resolve(message.result);
       return message.type === "trained";
     };
-    this.#begin(task => ({ type: "train", task, training }), { kind: "training", pending: new Map([[0, { receive, reject }]]), deadline });
+    running.pending.set(0, { receive, reject });
+    this.#begin(task => ({ type: "train", task, training }), running);
     return promise;
+  }
+
+  #noteOpening(running: Running, event: TrainingEvent): void {
+    const wasOpening = running.isOpening;
+    if (event.type === "phase") running.isOpening = openingPhases.has(event.phase);
+    else if (event.type === "step") running.isOpening = false;
+    if (running.isOpening !== wasOpening) this.#options.onChange();
   }
 
   /** Hands a task to the thread and watches it until it is at rest. */

@@ -2,9 +2,10 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { createMetrics } from "../../../gpu-runner/metrics.ts";
 import { ComputeCanceled, ModelLoadFailed, ModelThread, type ModelThreadOptions } from "../../../gpu-runner/model-thread.ts";
+import { trainingRequest } from "../train/quadratic.ts";
 import { pictureRequest } from "./edge-peer.ts";
 import { scriptedWorker, silent } from "./harness.ts";
 
@@ -204,6 +205,55 @@ test("loading that takes longer than it may is a hang", async () => {
   const { thread } = newThread({ watchdogMs: 400, loadMs: 800 });
   await thread.start();
   await expect(run(thread, "load 20000").done).rejects.toMatchObject({ message: expect.stringContaining("hung") });
+});
+
+describe("between the steps of a training", () => {
+  async function newTraining() {
+    const { thread } = newThread();
+    await thread.start();
+    const task = { request: trainingRequest, inputs, folder: tmpdir(), resumeFrom: null, deadline: Date.now() + 60_000 };
+    let steps = 0;
+    const ended = thread.train(task, { onEvent: ({ type }) => void (type === "step" && steps++), onCheckpoint: () => {} }, task.deadline);
+    void ended.catch(() => {});
+    return { thread, ended, steps: () => steps };
+  }
+
+  test("one batch is taken at a time, once the sessions are open, and the training goes on", async () => {
+    const { thread, ended, steps } = await newTraining();
+    await expect(run(thread, "steps 1").done).rejects.toThrow("not idle");
+    await expect.poll(() => thread.isBetweenSteps).toBe(true);
+    const { done } = run(thread, "steps 20");
+    expect(thread.isBetweenSteps).toBe(false);
+    await expect(run(thread, "steps 1").done).rejects.toThrow("not idle");
+    expect((await done).mediaType).toBe("image/png");
+    await expect.poll(() => thread.isBetweenSteps).toBe(true);
+    const before = steps();
+    await expect.poll(steps).toBeGreaterThan(before);
+    thread.cancelTraining();
+    await expect(ended).rejects.toThrow(ComputeCanceled);
+    await idle(thread);
+  });
+
+  test("a batch past its deadline is given up alone, and canceling the training leaves a batch", async () => {
+    const { thread, ended } = await newTraining();
+    await expect.poll(() => thread.isBetweenSteps).toBe(true);
+    await expect(run(thread, "steps 30", { steps: 1000, deadlineMs: 100 }).done).rejects.toThrow("overran");
+    await expect.poll(() => thread.isBetweenSteps).toBe(true);
+    const { done } = run(thread, "steps 30", { steps: 10 });
+    thread.cancelTraining();
+    await expect(ended).rejects.toThrow(ComputeCanceled);
+    expect((await done).mediaType).toBe("image/png");
+    await idle(thread);
+  });
+
+  test("a hang is the loss of both", async () => {
+    const { thread, ended } = await newTraining();
+    await expect.poll(() => thread.isBetweenSteps).toBe(true);
+    const { done } = run(thread, "hang");
+    await expect(done).rejects.toMatchObject({ retryable: true });
+    await expect(ended).rejects.toMatchObject({ retryable: true });
+    await idle(thread);
+  });
 });
 
 test("the real model: stopped in the middle of a picture without harm, and loaded again in the same process", async () => {

@@ -2,6 +2,7 @@
  * A model thread whose behaviour stands in the prompts, for tests of what surrounds it:
  * `steps <ms>` takes the request's steps, `slowing <ms>` takes longer for each, `hang` spins for ever, `stuck` blocks in native code, `crash` throws,
  * `exit` ends, `fail` reports, `load <ms>` loads a model for so long. The items of a batch are computed one after another.
+ * A training takes a step every few milliseconds until it is canceled; pictures that come meanwhile are computed beside it.
  * Folders: `…/missing` can't be read; for `…/full` the disk is full until the file of that name is gone.
  */
 import { spawnSync } from "node:child_process";
@@ -9,7 +10,14 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
-import { cells, type FromWorker, isCanceled, toWorkerSchema, workerDataSchema } from "../../../gpu-runner/model-messages.ts";
+import {
+  cells,
+  type FromWorker,
+  isCanceled,
+  isTrainingCanceled,
+  toWorkerSchema,
+  workerDataSchema,
+} from "../../../gpu-runner/model-messages.ts";
 
 export const STUCK_S = 4;
 
@@ -21,6 +29,7 @@ type Behaviour = (task: number, item: number, steps: number, ms: number) => unkn
 
 parentPort?.on("message", async (value: unknown) => {
   const message = toWorkerSchema.parse(value);
+  if (message.type === "train") return train(message.task);
   if (message.type !== "compute") return;
   const { task, items } = message;
   for (const [item, { request, inputs }] of items.entries()) {
@@ -31,6 +40,18 @@ parentPort?.on("message", async (value: unknown) => {
   post({ type: "resident", hashes: [...new Set(items.map(({ request }) => request.model))] });
   post({ type: "done", task });
 });
+
+async function train(task: number): Promise<void> {
+  post({ type: "event", task, item: 0, event: { type: "phase", phase: "training" } });
+  for (let step = 1; !isTrainingCanceled(memory, task); step++) {
+    await delay(5);
+    Atomics.add(memory, cells.counter, 1);
+    const numbers = { loss: 1, smoothed_loss: 1, learning_rate: 1, seconds_left: 1, memory_bytes: 1 };
+    post({ type: "event", task, item: 0, event: { type: "step", step, steps: 1e6, ...numbers } });
+  }
+  post({ type: "canceled", task, item: 0 });
+  post({ type: "done", task });
+}
 
 let files: string[] = [];
 
