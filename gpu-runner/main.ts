@@ -1,9 +1,10 @@
 /** The GPU runner's entry: `npm run runner`. Settings come from the environment (config.ts). */
+
+import { ModelLoadFailed } from "./compute-errors.ts";
 import { ConfigError, readConfig } from "./config.ts";
 import { serveHealth } from "./health.ts";
 import { createLogger } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
-import { ModelLoadFailed } from "./model-thread.ts";
 import { Runner } from "./runner.ts";
 
 const workerScript = new URL("./model-worker.ts", import.meta.url);

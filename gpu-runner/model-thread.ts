@@ -1,9 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
-import type { ErrorCode } from "../shared/errors.ts";
 import type { ProgressReport } from "../shared/protocol.ts";
 import type { TrainingEvent, TrainingResult } from "../shared/training.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
+import { ComputeCanceled, ComputeFailed, ModelLoadFailed } from "./compute-errors.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import {
@@ -18,36 +18,7 @@ import {
 } from "./model-messages.ts";
 import type { RegisteredModel } from "./model-registry.ts";
 import type { Picture } from "./pipeline/context.ts";
-
-/** The models could not be loaded. `diskFull`: it may work later, when there is room for the cache again. */
-export class ModelLoadFailed extends Error {
-  override readonly name = "ModelLoadFailed";
-  readonly diskFull: boolean;
-  constructor(message: string, diskFull = false) {
-    super(message);
-    this.diskFull = diskFull;
-  }
-}
-
-/** A computation ended without a picture. The message is safe to show to the client. */
-export class ComputeFailed extends Error {
-  override readonly name = "ComputeFailed";
-  readonly code: ErrorCode;
-  readonly retryable: boolean;
-  /** What the log says beyond the message. */
-  readonly detail: string;
-  constructor(code: ErrorCode, message: string, retryable: boolean, detail = message) {
-    super(message);
-    this.detail = detail;
-    this.code = code;
-    this.retryable = retryable;
-  }
-}
-
-/** A computation stopped because `cancel` was called. */
-export class ComputeCanceled extends Error {
-  override readonly name = "ComputeCanceled";
-}
+import { firstAnswer } from "./thread-start.ts";
 
 export interface ComputeItem extends BatchItem {
   onProgress(report: ProgressReport): void;
@@ -478,23 +449,6 @@ function settle({ pending }: Running, error: () => Error): void {
 
 function lost(reason: LossReason): ComputeFailed {
   return new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true);
-}
-
-/** How the start of a thread ends. @throws ModelLoadFailed */
-function firstAnswer(worker: Worker): Promise<RegisteredModel[]> {
-  return new Promise((resolve, reject) => {
-    const failed = (why: string, diskFull = false) => reject(new ModelLoadFailed(why, diskFull));
-    worker.once("error", error => failed(error instanceof Error ? error.message : "the model thread failed"));
-    worker.once("exit", code => failed(`the model thread ended with exit code ${code} while it loaded the models`));
-    worker.on("message", function look(value: unknown) {
-      const message = fromWorkerSchema.safeParse(value).data;
-      if (message?.type === "note" || message?.type === "resident") return;
-      worker.off("message", look);
-      if (message?.type === "loaded") resolve(message.models);
-      else if (message?.type === "load_failed") failed(message.message, message.disk_full);
-      else failed("the model thread sent an unexpected message while it loaded the models");
-    });
-  });
 }
 
 /** What the promise gives, or undefined where it takes longer. */
