@@ -1,6 +1,6 @@
 /** DreamBooth (Ruiz et al. 2023): every weight of the UNet, and of the text encoders where wanted. */
 import type { TensorF32, TextEncoderBase, TrainableModel } from "../../components.ts";
-import { embeddingTables } from "../../models/text-embeddings.ts";
+import { type EmbeddingTableName, embeddingTables } from "../../models/text-embeddings.ts";
 import type { BaseWeights } from "../export/dreambooth.ts";
 import type { TrainedWeight } from "../export/full-model.ts";
 import { type TrainedTensor, TrainedTensors } from "../trained-tensors.ts";
@@ -85,18 +85,9 @@ class TrainedTables implements TrainedEmbeddings {
   }
 
   embed(encoder: number, ids: readonly (readonly number[])[], adapted: boolean): TensorF32 {
-    const { component, config, embeddings } = this.#encoders[encoder]!;
-    if (!adapted) return embeddings.embed(ids);
-    const { width } = config;
-    const tokens = this.#tensors.value(fullName(component, embeddingTables.tokens)).data;
-    const positions = this.#tensors.value(fullName(component, embeddingTables.positions)).data;
-    const length = ids[0]!.length;
-    const data = new Float32Array(ids.length * length * width);
-    ids.flat().forEach((id, row) => {
-      const position = (row % length) * width;
-      for (let i = 0; i < width; i++) data[row * width + i] = tokens[id * width + i]! + positions[position + i]!;
-    });
-    return { data, shape: [ids.length, length, width] };
+    const { component, embeddings } = this.#encoders[encoder]!;
+    const trained = (table: EmbeddingTableName): Float32Array => this.#tensors.value(fullName(component, embeddingTables[table])).data;
+    return embeddings.embed(ids, undefined, adapted ? { tokens: trained("tokens"), positions: trained("positions") } : {});
   }
 
   backward(encoder: number, ids: readonly (readonly number[])[], { data }: TensorF32): void {

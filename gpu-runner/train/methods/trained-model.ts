@@ -2,6 +2,7 @@
 import type { TensorF32, TrainableModel } from "../../components.ts";
 import type { TrainedLayers } from "../../models/layers.ts";
 import type { Feeds } from "../../session.ts";
+import { addInto } from "../flat-weights.ts";
 import type { StepBatch, TrainingStep } from "../step.ts";
 import { embeddingsInput, TextStep } from "../text-step.ts";
 import type { TrainedTensors } from "../trained-tensors.ts";
@@ -126,11 +127,7 @@ export class TrainedModelStep implements TrainingStep {
   }
 
   #add({ inputs }: TrainedPart, gradients: Readonly<Record<string, TensorF32>>): void {
-    for (const [input, name] of inputs) {
-      const into = this.tensors.gradient(name).data;
-      const { data } = gradients[input]!;
-      for (let i = 0; i < into.length; i++) into[i]! += data[i]!;
-    }
+    for (const [input, name] of inputs) addInto(this.tensors.gradient(name).data, gradients[input]!.data);
   }
 }
 
