@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
 import { expect, test } from "vitest";
@@ -16,6 +16,8 @@ import { methods } from "../../../gpu-runner/train/methods/index.ts";
 import { ownUse } from "../../../gpu-runner/train/own-use.ts";
 import { manifestOf } from "../../../scripts/model-manifest.ts";
 import { ModelStore } from "../../../scripts/model-store.ts";
+import { detectAdapter } from "../../../shared/adapter-detection.ts";
+import { bytesSource } from "../../../shared/adapters/byte-source.ts";
 import { ENGINE_VERSION } from "../../../shared/engine.ts";
 import { type AdapterUse, pictureRequestSchema, plainPicture } from "../../../shared/picture.ts";
 import type { TrainingRequest } from "../../../shared/training.ts";
@@ -77,6 +79,9 @@ test.each(["models/sd15", "models/sdxl", "models/sd21", "single/sd15.safetensors
       metadata: {},
     });
     const adapter = await ownUse(request, exported.kind, folder, exported.adapters[0]!.files, 0);
+    const source = bytesSource(readFileSync(adapter.path));
+    const detected = await detectAdapter([{ path: "full.safetensors", source }]);
+    expect(detected.kind).toBe("lora");
     const paths = writeModel!(folder);
     await step.release();
 
