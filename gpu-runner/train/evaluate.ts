@@ -64,6 +64,12 @@ async function losses(step: TrainingStep, settings: BatchSettings, items: readon
   return result.slice(0, items.length);
 }
 
+/** At most so many of a list, evenly chosen: of several concepts' pictures some of each. */
+export function evenly<T>(list: readonly T[], most: number): T[] {
+  if (list.length <= most) return [...list];
+  return Array.from({ length: most }, (_, i) => list[Math.floor((i * list.length) / most)]!);
+}
+
 export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

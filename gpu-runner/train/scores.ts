@@ -2,7 +2,7 @@
 import type { Score, TrainingRequest, TrainingScores } from "../../shared/training.ts";
 import type { BatchSettings } from "./batch.ts";
 import type { PreparedItem } from "./dataset.ts";
-import { type EvaluationPlan, evaluate, mean } from "./evaluate.ts";
+import { type EvaluationPlan, evaluate, evenly, mean } from "./evaluate.ts";
 import { randomKey, uniform } from "./random.ts";
 import type { TrainingStep } from "./step.ts";
 
@@ -94,7 +94,7 @@ export interface ScoredPictures {
   drifts: readonly number[];
 }
 
-/** The losses that are compared: of the request's `scoring.pictures` first pictures of each kind. Null where no picture is held out. */
+/** The losses that are compared: of at most `scoring.pictures` held-out pictures. Null where no picture is held out. */
 export async function scoreTraining(
   step: TrainingStep,
   settings: BatchSettings,
@@ -110,7 +110,7 @@ export async function scoreTraining(
     const plan: EvaluationPlan = { items, ...grid, captionOf, purpose: "scores", dropsCondition, ...(between && { between }) };
     return { base: await evaluate(step, settings, plan, false), adapted: await evaluate(step, settings, plan, true) };
   };
-  const scored = own.slice(0, request.scoring.pictures);
+  const scored = evenly(own, request.scoring.pictures);
   const named = await paired(scored, ({ item }) => item.caption);
   const unnamed = await paired(scored, ({ item }) => withoutToken(item.caption, request));
   const prior = generic.length > 0 ? priorScore(await paired(generic, ({ item }) => item.caption, genericIsPlain), request.seed) : null;

@@ -7,7 +7,7 @@ import { encodeMean } from "../pipeline/latents.ts";
 import type { BatchSettings } from "./batch.ts";
 import type { TrainingContext } from "./context.ts";
 import { type PreparedItem, prepareItems } from "./dataset.ts";
-import { evaluate } from "./evaluate.ts";
+import { evaluate, evenly } from "./evaluate.ts";
 import { genericPictures, makePicture, type OwnAdapter, ownItems, ownPath, ownRequest, scoringSteps } from "./own-pictures.ts";
 import { gridPrompts } from "./sample-grid.ts";
 import { grid, scoreTraining, withoutToken } from "./scores.ts";
@@ -96,7 +96,7 @@ async function genericItems(
   between: () => Promise<void>,
 ): Promise<{ generic: readonly PreparedItem[]; genericIsPlain: boolean }> {
   const { resolution, settings, scoring } = request;
-  if (prior.length > 0) return { generic: prior.slice(0, scoring.prior_pictures), genericIsPlain: false };
+  if (prior.length > 0) return { generic: evenly(prior, scoring.prior_pictures), genericIsPlain: false };
   const own = await ownItems(request, { ...context, yieldTo: between }, genericPictures(request, context), "prior");
   const generic = await prepareItems(context.model, { ...own, resolution, flip: false, cacheDir: context.cacheDir, between });
   return { generic, genericIsPlain: settings.method === "controlnet" || settings.method === "ip-adapter" };

@@ -5,7 +5,7 @@ import type { CheckpointArrays, TrainingProgressState } from "./checkpoint.ts";
 import type { Optimiser } from "./context.ts";
 import { DataCursor, itemChoices, itemNoise } from "./data-cursor.ts";
 import type { PreparedItem } from "./dataset.ts";
-import { type EvaluationPlan, evaluate, mean } from "./evaluate.ts";
+import { type EvaluationPlan, evaluate, evenly, mean } from "./evaluate.ts";
 import { randomKey, uniform } from "./random.ts";
 import { rateFactor } from "./schedule.ts";
 import type { TrainingStep } from "./step.ts";
@@ -166,7 +166,7 @@ export class TrainingRun {
     if (!this.#best) return null;
     const { pictures, timesteps, noises } = validation;
     const plan: EvaluationPlan = {
-      items: this.#items.validation.slice(0, pictures),
+      items: evenly(this.#items.validation, pictures),
       timesteps,
       noises,
       captionOf: ({ item }) => item.caption,

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { evenly } from "../../../gpu-runner/train/evaluate.ts";
 import { bindingScore, gainScore, meanScore, priorScore, withoutToken } from "../../../gpu-runner/train/scores.ts";
 
 const noisy = (level: number, places = 32) =>
@@ -27,6 +28,12 @@ test("the interval spans the mean's sampling error: of 0/1 pictures it is about 
 
 test("an untouched model gains nothing, with no width", () => {
   expect(gainScore({ base: noisy(1), adapted: noisy(1) }, 2)).toEqual({ value: 0, low: 0, high: 0 });
+});
+
+test("of more pictures than are wanted some of each part are taken", () => {
+  expect(evenly([0, 1, 2, 3, 4, 5, 6, 7], 4)).toEqual([0, 2, 4, 6]);
+  expect(evenly([0, 1, 2], 2)).toEqual([0, 1]);
+  expect(evenly([0, 1], 4)).toEqual([0, 1]);
 });
 
 test("a caption without its token keeps its class once", () => {
