@@ -1,4 +1,4 @@
-import type { AdapterKind } from "../shared/adapter.ts";
+import { type AdapterKind, imageEncoderLayout } from "../shared/adapter.ts";
 import { adapterFits } from "../shared/adapter-fit.ts";
 import type { FieldError } from "../shared/errors.ts";
 import { type AdapterSetting, adapterSettings } from "../shared/generation.ts";
@@ -44,6 +44,8 @@ const builds = {
   "ip-adapter": (setting, { manifest }, check) => {
     const { image, images = [], embedding, mask, shortcut = false } = setting;
     const references = [...(image === undefined ? [] : [{ image, weight: 1 }]), ...images];
+    if (manifest.layout === imageEncoderLayout)
+      check.wrong("adapter", "an IP-Adapter; an image encoder alone is for settings.image_encoder of a training", manifest.hash);
     if (references.length === 0 && !embedding)
       check.wrong("images", "a reference picture, or the embedding of a FaceID adapter", undefined);
     return {

@@ -1,3 +1,4 @@
+import { imageEncoderLayout } from "../shared/adapter.ts";
 import { canonicalize, type Json, sha256Hex } from "../shared/canonical.ts";
 import { ENGINE_VERSION } from "../shared/engine.ts";
 import { AtelierError, type FieldError, problemOf } from "../shared/errors.ts";
@@ -22,7 +23,7 @@ import type { ExecutionInputs } from "./inputs.ts";
 import type { StoredJob } from "./jobs.ts";
 import type { TenantStore } from "./tenant.ts";
 import type { StoredDataset, TrainingRow } from "./tenant-datasets.ts";
-import { adapterKey } from "./tenant-files.ts";
+import { adapterKey, type StoredAdapter } from "./tenant-files.ts";
 import { datasetKey, trainingFiles, trainingKey } from "./training-files.ts";
 import { trainingJobViews } from "./views.ts";
 
@@ -48,7 +49,7 @@ export async function planTraining(
   model: ModelManifest,
   stored: StoredDataset,
 ): Promise<PlannedTraining> {
-  const start = (await startAdapter(store, asked)) ?? (await startNet(store, asked, model));
+  const start = (await startAdapter(store, asked)) ?? (await startNet(store, asked, model)) ?? (await encoderAdapter(store, asked));
   const filled = fillIn(asked, model, stored, start);
   const parsed = trainingRequestSchema.safeParse(filled);
   if (!parsed.success) throw wrong(fieldErrors(parsed.error, filled));
@@ -72,16 +73,14 @@ export async function planTraining(
 }
 
 /** What the contract has and no runner computes yet. @throws AtelierError unsupported */
-function requireBuilt({ settings, gradient_checkpointing }: TrainingRequest): void {
-  const missing = [
-    settings.method === "ip-adapter" && "settings.method: ip-adapter has its gradients, but no training as a job yet",
-    gradient_checkpointing && "gradient_checkpointing: only false; gradients keep their activations",
-  ].filter(reason => reason !== false);
-  if (missing.length > 0) throw new AtelierError("unsupported", missing.join("; "));
+function requireBuilt({ gradient_checkpointing }: TrainingRequest): void {
+  if (gradient_checkpointing) throw new AtelierError("unsupported", "gradient_checkpointing: only false; gradients keep their activations");
 }
 
-/** What a training goes on from. */
+/** What a training goes on from, or reads pictures with. */
 interface Start {
+  /** The setting that names it. */
+  readonly setting: "start_from" | "image_encoder";
   /** As its settings name it to the runner. */
   readonly from: string;
   readonly files: ExecutionInputs["files"];
@@ -97,9 +96,42 @@ async function startAdapter(store: TenantStore, { settings }: TrainingCreate): P
   const found = (await store.adapters([reference])).get(reference);
   if (found?.adapter.status !== "ready" || Reflect.get(Object(found.adapter.manifest), "kind") !== "lora")
     throw wrong([{ field: "settings.start_from", expected: "the name, id or content hash of a LoRA that is ready", got: reference }]);
+  return adapterInputs(found, "start_from");
+}
+
+/** The adapter of an IP-Adapter training's image encoder: an encoder by itself, or an IP-Adapter that has one beside it. */
+async function encoderAdapter(store: TenantStore, { settings }: TrainingCreate): Promise<Start | undefined> {
+  if (settings.method !== "ip-adapter") return undefined;
+  const field = "settings.image_encoder";
+  const reference = settings.image_encoder;
+  if (reference == null)
+    throw wrong([
+      {
+        field,
+        expected:
+          "the name, id or content hash of a CLIP vision encoder: register config.json, preprocessor_config.json and model.safetensors of a CLIPVisionModelWithProjection with POST /v1/adapters",
+        got: "null",
+      },
+    ]);
+  const found = (await store.adapters([reference])).get(reference);
+  const isReady = found?.adapter.status === "ready" && Reflect.get(Object(found.adapter.manifest), "kind") === "ip-adapter";
+  const isEncoder = Reflect.get(Object(found?.adapter.manifest), "layout") === imageEncoderLayout;
+  if (!found || !isReady || !(isEncoder || found.files.some(({ path }) => path === "image_encoder/config.json")))
+    throw wrong([
+      {
+        field,
+        expected: "an adapter that is ready and is an image encoder, or an IP-Adapter with the folder image_encoder",
+        got: reference,
+      },
+    ]);
+  return adapterInputs(found, "image_encoder");
+}
+
+function adapterInputs(found: StoredAdapter, setting: Start["setting"]): Start {
   const [first, ...others] = found.files.map(({ path, sha256, bytes }) => ({ path, sha256, bytes }));
   const key = (sha256: string) => adapterKey(found.adapter.tenant_id, sha256);
   return {
+    setting,
     from: found.adapter.hash,
     described: [first!, ...others],
     files: found.files.map(({ sha256, bytes }) => ({ sha256, bytes, key: key(sha256) })),
@@ -121,6 +153,7 @@ async function startNet(store: TenantStore, { settings }: TrainingCreate, model:
     ]);
   const { sha256, bytes } = net;
   return {
+    setting: "start_from",
     from: sha256,
     files: [{ sha256, bytes, key: trainingKey(store.tenant, id, net.path) }],
     defaults: { settings: { rank: source.rank }, steps: 0 },
@@ -151,7 +184,13 @@ function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: S
     ...given,
     engine_version: ENGINE_VERSION,
     model: model.hash,
-    settings: { ...defaults.settings, ...start?.defaults?.settings, ...settings, ...(start && { start_from: start.from }) },
+    settings: {
+      ...defaults.settings,
+      ...start?.defaults?.settings,
+      ...queries(settings),
+      ...settings,
+      ...(start && { [start.setting]: start.from }),
+    },
     optimizer: { ...defaults.optimizer, ...optimizer },
     loss: { ...defaults.loss, ...loss },
     sampling: { ...samplingOf(model), ...sampling },
@@ -161,6 +200,11 @@ function fillIn(asked: TrainingCreate, model: ModelManifest, { items, files }: S
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]! % (MAX_SEED + 1),
     budget_ms: budget === null ? null : budget * 1000,
   };
+}
+
+/** Of plus as it was published. */
+function queries(settings: TrainingCreate["settings"]): { tokens?: number } {
+  return settings.method === "ip-adapter" && settings.variant === "plus" ? { tokens: 16 } : {};
 }
 
 function samplingOf({ defaults: { width: _width, height: _height, ...sampling } }: ModelManifest): TrainingSampling {

@@ -1,5 +1,5 @@
 /** Says what an adapter is from its files' headers: one table row per kind and published layout. The edge and the runner share it. */
-import type { AdapterKind, AdapterManifest } from "./adapter.ts";
+import { type AdapterKind, type AdapterManifest, imageEncoderLayout } from "./adapter.ts";
 import { type AdapterContent, readAdapterContent, type TensorContent } from "./adapters/adapter-content.ts";
 import type { ByteSource } from "./adapters/byte-source.ts";
 import { hyperNetworkKey } from "./adapters/hypernetwork-keys.ts";
@@ -59,6 +59,7 @@ const detectionRows: readonly DetectionRow[] = [
   { kind: "controlnet", detect: withAll(detectControlNet) },
   { kind: "t2i-adapter", detect: withAll(detectT2iAdapter) },
   { kind: "ip-adapter", detect: withAll(detectIpAdapter) },
+  { kind: "ip-adapter", detect: detectImageEncoder },
   { kind: "hypernetwork", detect: withAll(detectHyperNetwork) },
   { kind: "textual-inversion", detect: detectInversion },
   { kind: "lora", detect: (files, contents) => detectLora(files, contents) },
@@ -122,6 +123,17 @@ function detectIpAdapter(tensors: Tensors): Details | null {
   const variant = ipVariants.find(([key]) => tensors.has(key))?.[1];
   if (!variant) throw new FileError("image_proj", `one of ${ipVariants.map(([key]) => key).join(", ")}`, "none of them");
   return unet(variant, layer[1] ?? null);
+}
+
+/** CLIPVisionModelWithProjection of transformers: what an IP-Adapter is trained on. */
+function detectImageEncoder(files: readonly TensorContent[], contents: readonly AdapterContent[]): Details | null {
+  const tensors = new Map(files.flatMap(file => [...file.tensors]));
+  if (!find(tensors, /^(?:vision_model\.)?embeddings\.class_embedding$/)) return null;
+  if (!tensors.has("visual_projection.weight"))
+    throw new FileError("visual_projection.weight", "the projection of CLIP's pictures", "none");
+  if (!contents.some(({ path, format }) => format === "json" && path === "config.json"))
+    throw new FileError("config.json", "the config of a CLIP vision model beside its weights", "none");
+  return unet(imageEncoderLayout, null);
 }
 
 function detectHyperNetwork(tensors: Tensors): Details | null {

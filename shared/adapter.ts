@@ -8,6 +8,9 @@ export const adapterKinds = ["lora", "textual-inversion", "hypernetwork", "ip-ad
 export const adapterKindSchema = z.enum(adapterKinds);
 export type AdapterKind = z.infer<typeof adapterKindSchema>;
 
+/** Layout of the kind ip-adapter: a CLIP vision encoder by itself, which trainings take and no picture. */
+export const imageEncoderLayout = "image-encoder";
+
 /** A file of an adapter. Most adapters are one file; a PEFT or diffusers folder, or an inversion of both SDXL encoders, is several. */
 export const adapterFileSchema = z.strictObject({
   path: z

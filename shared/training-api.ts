@@ -114,7 +114,15 @@ const statedSettingsSchema = z.discriminatedUnion("method", [
     })
     .partial()
     .required({ method: true }),
-  ipAdapter.partial().required({ method: true }),
+  ipAdapter
+    .extend({
+      image_encoder: z
+        .string()
+        .nullable()
+        .describe("name, id or content hash of an adapter that is, or holds, the CLIP vision encoder; needed"),
+    })
+    .partial()
+    .required({ method: true }),
   controlnet.partial().required({ method: true }),
 ]);
 

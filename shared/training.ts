@@ -109,7 +109,7 @@ export const methodSettingsSchema = z.discriminatedUnion("method", [
     variant: z.enum(["base", "plus"]),
     tokens: z.int().min(1).max(64),
     picture_dropout: z.number().min(0).max(1),
-    /** Where CLIP is not at hand the VAE's latents are what the projection reads. */
+    /** The adapter that holds the CLIP vision encoder. */
     image_encoder: contentHashSchema.nullable(),
   }),
   z.strictObject({

@@ -2,11 +2,11 @@
 import type { LossSettings, TrainingRequest } from "../../shared/training.ts";
 import type { TensorF32 } from "../components.ts";
 import type { PictureModel } from "../pipeline/context.ts";
-import type { RgbPicture } from "../pipeline/input-picture.ts";
 import { concatItems } from "../pipeline/tensors.ts";
 import { promptChunks } from "../prompt/chunks.ts";
 import { cumulativeAlphas } from "../schedulers/betas.ts";
 import { samplerConfig } from "../schedulers/config.ts";
+import type { EmbedReference } from "./context.ts";
 import { type CaptionStates, controlMapOf, type PreparedItem } from "./dataset.ts";
 import { noiseBatch } from "./loss.ts";
 import type { StepBatch } from "./step.ts";
@@ -34,8 +34,8 @@ export interface BatchSettings {
   alphas: Float32Array;
   /** Null where text encoders are trained: then batches hold token ids alone. */
   captions: CaptionStates | null;
-  /** IP-Adapter: what the image projection reads of a picture, [1, E] or [1, P, E]. */
-  embed?: (picture: RgbPicture) => Promise<TensorF32>;
+  /** IP-Adapter: what the image projection reads of a picture. */
+  embed?: EmbedReference;
   /** True: new tokens are read as the plain text that they are, as the base model reads them. */
   readsPlainTokens?: boolean;
   /** hyper-lora: the share of a training's items that are predicted from a picture. */
@@ -80,7 +80,7 @@ export async function assembleBatch(settings: BatchSettings, items: readonly Bat
       timeIds: concatItems(items.map(({ source: { timeIds } }) => ({ data: Float32Array.from(timeIds), shape: [1, timeIds.length] }))),
     },
     controlMap: method === "controlnet" ? concatItems(await Promise.all(items.map(mapOf))) : null,
-    imageEmbeds: settings.embed ? concatItems(await Promise.all(items.map(item => embedded(item, settings.embed!)))) : null,
+    imageEmbeds: settings.embed ? await embedded(items, settings.embed) : null,
     concepts: items.map(({ source }) => source.item.concept),
     references: referencesOf(items, [latentChannels, h, w]),
   };
@@ -102,9 +102,11 @@ async function mapOf({ source, isFlipped, dropsCondition }: BatchItem): Promise<
   return dropsCondition ? { ...map, data: new Float32Array(map.data.length) } : map;
 }
 
-async function embedded({ source, isFlipped, dropsCondition }: BatchItem, embed: (picture: RgbPicture) => Promise<TensorF32>) {
-  const embeds = await embed(await source.condition(isFlipped));
-  return dropsCondition ? { ...embeds, data: new Float32Array(embeds.data.length) } : embeds;
+async function embedded(items: readonly BatchItem[], embed: EmbedReference): Promise<TensorF32> {
+  const rows: TensorF32[] = [];
+  // One after the other: an encoder's activations are large.
+  for (const { source, isFlipped, dropsCondition } of items) rows.push(await embed(dropsCondition ? null : { source, isFlipped }));
+  return concatItems(rows);
 }
 
 /** Ids by text encoder; a new token's rows follow the vocabulary, concept after concept. */

@@ -27,7 +27,7 @@ export interface ComputeTraining {
   signal: AbortSignal;
 }
 
-/** @throws as `train`; RangeError for a method that this engine does not train */
+/** @throws as `train` */
 export function computeTraining(task: TrainingTask, { model, pictures, options, ...rest }: ComputeTraining): Promise<TrainingResult> {
   const { request, inputs, folder, resumeFrom, deadline } = task;
   return train(request, {
@@ -52,7 +52,11 @@ async function openStep(
   fetched: Fetched,
 ): Promise<OpenedStep> {
   const { settings } = request;
-  return openMethod(settings.method, settings, { ...{ model, tokenizers, request, options }, start: await startFile(settings, fetched) });
+  return openMethod(settings.method, settings, {
+    ...{ model, tokenizers, request, options },
+    start: await startFile(settings, fetched),
+    ...encoderOf(settings, fetched),
+  });
 }
 
 /** A LoRA goes on from an adapter where it is told to, a net that predicts LoRAs from an earlier training's file. */
@@ -64,14 +68,20 @@ async function startFile(settings: TrainingRequest["settings"], { adapters, file
   return { tensors: await readTensorFile(path), metadata };
 }
 
-const openers: { readonly [M in TrainingMethod]?: (args: MethodArgs<M>) => Promise<OpenedStep> } = methods;
+/** Of an IP-Adapter's training: the adapter that its encoder lies in. */
+function encoderOf(settings: TrainingRequest["settings"], { adapters }: Fetched): { imageEncoder?: string } {
+  if (settings.method !== "ip-adapter" || settings.image_encoder === null) return {};
+  const path = adapters[settings.image_encoder];
+  if (path === undefined) throw new Error(`the adapter ${settings.image_encoder} was not fetched`);
+  return { imageEncoder: path };
+}
+
+const openers: { readonly [M in TrainingMethod]: (args: MethodArgs<M>) => Promise<OpenedStep> } = methods;
 
 function openMethod<M extends TrainingMethod>(
   method: M,
   settings: MethodSettingsOf<M>,
   rest: Omit<MethodArgs<M>, "settings">,
 ): Promise<OpenedStep> {
-  const open = openers[method];
-  if (!open) throw new RangeError(`settings.method: expected one of ${Object.keys(openers).join(", ")}, got ${method}`);
-  return open({ ...rest, settings });
+  return openers[method]({ ...rest, settings });
 }

@@ -3,7 +3,6 @@ import type { ModelManifest } from "../../shared/model.ts";
 import type { OptimizerSettings, TrainingEvent, TrainingRequest } from "../../shared/training.ts";
 import type { TensorF32 } from "../components.ts";
 import type { PictureContext, PictureModel } from "../pipeline/context.ts";
-import type { RgbPicture } from "../pipeline/input-picture.ts";
 import type { CheckpointArrays } from "./checkpoint.ts";
 import type { PreparedItem } from "./dataset.ts";
 import type { BaseWeights } from "./export/dreambooth.ts";
@@ -23,11 +22,22 @@ export interface Optimiser {
   release(): Promise<void>;
 }
 
+/** An item's reference picture as it is shown; null: none, as dropout has it. */
+export type EmbedReference = (shown: { source: PreparedItem; isFlipped: boolean } | null) => Promise<TensorF32>;
+
+/** A file that serving needs beside the trained tensors. */
+export interface Companion {
+  from: string;
+  path: string;
+}
+
 /** A method at work. */
 export interface OpenedStep {
   step: TrainingStep;
-  /** IP-Adapter: what its image projection reads of a picture, [1, E] or [1, P, E]. */
-  embed?: (picture: RgbPicture) => Promise<TensorF32>;
+  /** IP-Adapter: what its image projection reads of an item's reference picture, or of none: [1, E] or [1, P, E]. */
+  embed?: EmbedReference;
+  /** Files that are registered with the adapter: where they lie, and their paths below the adapter's folder. */
+  companions?: readonly Companion[];
   /** hyper-lora: the LoRA that it predicts for each concept, as diffusers names its tensors. */
   predicted?: () => Promise<readonly (readonly ResultTensor[])[]>;
   /** hyper-lora: the share of items whose pairs are predicted from a picture instead of a code of their own. */

@@ -227,6 +227,7 @@ async function exportTensors(request: TrainingRequest, context: TrainingContext,
     tensors: [...list, ...(training.constants ?? [])],
     base: training.base ?? null,
     predicted: (await training.predicted?.()) ?? null,
+    ...(training.companions && { companions: training.companions }),
     metadata: {
       ss_base_model_version: context.model.model.description.family,
       ss_learning_rate: String(request.optimizer.learning_rate),

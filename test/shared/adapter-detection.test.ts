@@ -36,6 +36,13 @@ describe("detectAdapter", () => {
     expect(detected.parameters).toBeGreaterThan(20);
   });
 
+  it("knows a CLIP vision encoder by itself, and wants its config", async () => {
+    const folder = join(goldens, "../../../models/pocket-clip");
+    const files = ["config.json", "model.safetensors"].map(path => ({ path, source: bytesSource(readFileSync(join(folder, path))) }));
+    expect(await detectAdapter(files)).toMatchObject({ kind: "ip-adapter", layout: "image-encoder", cross_attention_dim: null });
+    await expect(detectAdapter(files.slice(1))).rejects.toThrow("config.json: expected the config of a CLIP vision model");
+  });
+
   it("takes the two files of an SDXL inversion for one", async () => {
     const files = ["adapters/ti/ti-sdxl-two-files.safetensors", "adapters/ti/ti-sdxl-two-files_2.safetensors"].flatMap(sources);
     expect(await detectAdapter(files)).toMatchObject({ layout: "diffusers-two-files", text_widths: [20, 28], token: "<cat-toy>" });

@@ -1,7 +1,10 @@
 /** Every method's result files: one row a method. */
+import { copyFileSync, mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { AdapterKind } from "../../../shared/adapter.ts";
 import { hyperLoraNet, type TrainingMethod, type TrainingRequest, type TrainingResult } from "../../../shared/training.ts";
 import type { ModelDescription } from "../../weights/describe.ts";
+import type { Companion } from "../context.ts";
 import { conceptsKey } from "../methods/hyper-lora/open.ts";
 import { type BaseWeights, extractLora, type FullResult, writeFullDifference } from "./dreambooth.ts";
 import { type LoraResult, loraLayouts } from "./lora.ts";
@@ -18,6 +21,8 @@ export interface ExportArgs {
   base: BaseWeights | null;
   /** hyper-lora: what it predicts for each concept, in their order. */
   predicted: readonly (readonly ResultTensor[])[] | null;
+  /** IP-Adapter: the files of its image encoder. */
+  companions?: readonly Companion[];
   /** `ss_…` of sd-scripts. */
   metadata: Readonly<Record<string, string>>;
 }
@@ -87,7 +92,9 @@ const exporters = {
   },
   "ip-adapter": args => {
     writeTensors(args.folder, "ip-adapter/ip_adapter.safetensors", args.tensors);
-    return { kind: "ip-adapter", ...registered(["ip-adapter/ip_adapter.safetensors"]) };
+    // Where a published adapter has its encoder, too: the adapter's own file comes first.
+    const beside = (args.companions ?? []).map(({ from, path }) => copyBeside(args.folder, from, `ip-adapter/${path}`));
+    return { kind: "ip-adapter", ...registered(["ip-adapter/ip_adapter.safetensors", ...beside]) };
   },
   controlnet: args => {
     writeTensors(args.folder, "controlnet/diffusion_pytorch_model.safetensors", args.tensors);
@@ -97,6 +104,12 @@ const exporters = {
 
 export function exportResult(args: ExportArgs): Exported {
   return exporters[args.request.settings.method](args);
+}
+
+function copyBeside(folder: string, from: string, path: string): string {
+  mkdirSync(dirname(join(folder, path)), { recursive: true });
+  copyFileSync(from, join(folder, path));
+  return path;
 }
 
 function hasTwo({ description }: ExportArgs): boolean {

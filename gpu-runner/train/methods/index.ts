@@ -11,6 +11,7 @@ import { baseWeights, openDreamBoothStep, trainedWeight } from "./dreambooth.ts"
 import { requireRoom } from "./dreambooth-room.ts";
 import { openHyperLora } from "./hyper-lora/open.ts";
 import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
+import { openIpAdapterTraining } from "./ip-adapter-training.ts";
 import { loraLayers, openLoraStep } from "./lora.ts";
 import { startFromLora } from "./lora-start.ts";
 import { initialRows, openInversionStep } from "./textual-inversion.ts";
@@ -30,6 +31,8 @@ export interface MethodArgs<M extends TrainingMethod> {
   request: TrainingRequest;
   /** A result file to go on from; null: from the start. */
   start: StartFile | null;
+  /** IP-Adapter: folder of its image encoder, or of an adapter that has one. */
+  imageEncoder?: string;
   options: TrainingOptions;
 }
 
@@ -67,7 +70,8 @@ export const methods = {
     return { step: openHyperNetworkStep(model, shape, request.seed, options) };
   },
   "hyper-lora": openHyperLora,
+  "ip-adapter": openIpAdapterTraining,
   controlnet: async ({ model, request, options }) => ({
     step: openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 1, seed: request.seed }, options),
   }),
-} satisfies { readonly [M in TrainingMethod]?: OpenMethod<M> };
+} satisfies { readonly [M in TrainingMethod]: OpenMethod<M> };

@@ -1,4 +1,5 @@
 /** IP-Adapter (Ye et al. 2023), base and plus: the projection of picture features to tokens, and keys and values of these in every layer. */
+import type { ImageEncoder } from "../../adapters/ip-adapter/image-encoder.ts";
 import { readStored } from "../../adapters/stored-tensor.ts";
 import { cotangentName, gradientName } from "../../autodiff/differentiate.ts";
 import type { TensorF32, TrainableModel } from "../../components.ts";
@@ -17,8 +18,21 @@ export type TrainedIpConfig = Extract<IpProjectionConfig, { variant: "base" | "p
 const projectionPrefix = "image_proj.";
 const latentsName = `${projectionPrefix}latents`;
 
-export function openIpAdapterStep(model: TrainableModel, config: TrainedIpConfig, seed: number, options: TrainingOptions): AdapterStep {
-  return new AdapterStep(model, new IpAdapterPart(model, config, seed, options), options);
+/** @param encoder released with the step */
+export function openIpAdapterStep(
+  model: TrainableModel,
+  config: TrainedIpConfig,
+  seed: number,
+  options: TrainingOptions,
+  encoder: Pick<ImageEncoder, "release"> | null = null,
+): AdapterStep {
+  return new AdapterStep(model, new IpAdapterPart(model, { config, seed, encoder }, options), options);
+}
+
+interface NewPart {
+  config: TrainedIpConfig;
+  seed: number;
+  encoder: Pick<ImageEncoder, "release"> | null;
 }
 
 class IpAdapterPart implements AdapterPart {
@@ -28,8 +42,10 @@ class IpAdapterPart implements AdapterPart {
   readonly #config: TrainedIpConfig;
   readonly #projection: Part;
   readonly #keysValues: Part;
+  readonly #encoder: NewPart["encoder"];
 
-  constructor(model: TrainableModel, config: TrainedIpConfig, seed: number, options: TrainingOptions) {
+  constructor(model: TrainableModel, { config, seed, encoder }: NewPart, options: TrainingOptions) {
+    this.#encoder = encoder;
     const weights = new FlatWeights();
     // The queries are one of a resampler's own tensors, but each item has a copy of them.
     if (config.variant === "plus") weights.take(latentsName, [1, config.tokens, config.resampler.width]);
@@ -70,6 +86,7 @@ class IpAdapterPart implements AdapterPart {
   async release(): Promise<void> {
     await this.#projection.session.release();
     await this.#keysValues.session.release();
+    await this.#encoder?.release();
   }
 
   /** An item's pictures are projected each by itself (`shape`), and their tokens stand one after the other. */

@@ -12,7 +12,7 @@ import { publicJwk, verify } from "../../../shared/signing.ts";
 import { hyperLoraNet, type TrainingResult, trainingMediaType, trainingRequestSchema } from "../../../shared/training.ts";
 import { type DatasetView, datasetViewSchema, type TrainingView, trainingViewSchema } from "../../../shared/training-api.ts";
 import { dispatcherOf, TestRunner, until } from "../dispatcher/support.ts";
-import { loraFile, pngFile } from "../file-bytes.ts";
+import { loraFile, pngFile, safetensorsFile } from "../file-bytes.ts";
 import { call, newKey, pocket, registerModel } from "../support.ts";
 
 let key: string;
@@ -98,16 +98,45 @@ describe("a training's acceptance", () => {
   });
 
   it("refuses by name what no runner computes", async () => {
-    const cases = [
-      [{ settings: { method: "ip-adapter" } }, "settings.method"],
-      [{ gradient_checkpointing: true }, "gradient_checkpointing"],
-    ] as const;
-    for (const [changes, field] of cases) {
-      const answer = await post(asked(changes));
-      const problem = problemSchema.parse(await answer.json());
-      expect([answer.status, problem.code]).toEqual([400, "unsupported"]);
-      expect(problem.detail).toContain(`${field}:`);
-    }
+    const answer = await post(asked({ gradient_checkpointing: true }));
+    const problem = problemSchema.parse(await answer.json());
+    expect([answer.status, problem.code]).toEqual([400, "unsupported"]);
+    expect(problem.detail).toContain("gradient_checkpointing:");
+  });
+
+  it("grants an IP-Adapter's training the image encoder that it names, which no picture may use", async () => {
+    const form = new FormData();
+    form.set("name", "clip");
+    const tensors = { "vision_model.embeddings.class_embedding": [8], "visual_projection.weight": [4, 8] };
+    form.append("file", new File([safetensorsFile(tensors)], "clip/model.safetensors"));
+    form.append("file", new File(['{"model_type":"clip_vision_model"}'], "clip/config.json"));
+    const answer = await call("/v1/adapters", { method: "POST", key, body: form });
+    const encoder = adapterViewSchema.parse(await answer.json());
+    expect(encoder).toMatchObject({ status: "ready", kind: "ip-adapter", manifest: { layout: "image-encoder" } });
+    const settings = { method: "ip-adapter", variant: "plus", image_encoder: "clip" };
+    const training = await train({ settings });
+    expect(training.request.settings).toMatchObject({ ...settings, tokens: 16, image_encoder: encoder.hash });
+    const row = await env.DB.prepare("SELECT inputs FROM executions WHERE id = ?").bind(executionOf(training)).first<{ inputs: string }>();
+    const { adapters, files } = JSON.parse(row!.inputs);
+    expect(adapters).toEqual([{ hash: encoder.hash, files: encoder.files.map(({ path, sha256, bytes }) => ({ path, sha256, bytes })) }]);
+    expect(files.map(({ sha256 }: { sha256: string }) => sha256)).toEqual(
+      expect.arrayContaining(encoder.files.map(({ sha256 }) => sha256)),
+    );
+    const upload = await call("/v1/uploads", {
+      method: "POST",
+      key,
+      body: pngFile(64, 64, "shown"),
+      headers: { "content-type": "image/png" },
+    });
+    const { id } = await upload.json<{ id: string }>();
+    const drawn = await call("/v1/generations", {
+      method: "POST",
+      key,
+      json: { prompt: "a cat", adapters: [{ adapter: "clip", image: id }] },
+    });
+    const { errors } = await drawn.json<{ errors: { field: string; expected: string }[] }>();
+    expect([drawn.status, errors]).toEqual([400, [expect.objectContaining({ field: "adapters.0.adapter" })]]);
+    expect(errors[0]!.expected).toContain("image_encoder");
   });
 
   it("is once for an Idempotency-Key, and never joins another", async () => {
@@ -125,6 +154,8 @@ describe("a training's acceptance", () => {
     [{ settings: { method: "lora", rank: 0 } }, "settings.rank"],
     [{ settings: { method: "lora", start_from: "none" } }, "settings.start_from"],
     [{ settings: { method: "hyper-lora", start_from: `trn_${"0".repeat(26)}` } }, "settings.start_from"],
+    [{ settings: { method: "ip-adapter" } }, "settings.image_encoder"],
+    [{ settings: { method: "ip-adapter", image_encoder: "none" } }, "settings.image_encoder"],
     [{ settings: { method: "controlnet" } }, "dataset"],
     [{ optimizer: { learning_rate: 2 } }, "optimizer.learning_rate"],
   ])("refuses %j with the field %s", async (changes, field) => {
