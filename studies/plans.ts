@@ -59,7 +59,7 @@ export const pairPlans = {
   "controlnet-edges": controlnetPlan,
   "controlnet-depth": controlnetPlan,
   "ip-adapter": {
-    settings: { method: "ip-adapter", variant: "base", tokens: 4, picture_dropout: 0.1, image_encoder: null },
+    settings: { method: "ip-adapter", variant: "base", tokens: 4, picture_dropout: 0.1, image_encoder: "pocket-clip" },
     steps: 600,
     batch_size: 4,
     caption_dropout: 0.3,

@@ -17,12 +17,20 @@ export interface CaptionedPicture extends Picture {
 /** The size that the pocket model was trained at, px. */
 export const worldSize = 128;
 
-/** The same seed gives the same bytes. @param two of two solids; absent: half of the time */
-export function worldPicture(seed: number, { two, size = worldSize }: { two?: boolean; size?: number } = {}): CaptionedPicture {
+export interface WorldOptions {
+  /** Of two solids; absent: half of the time. */
+  two?: boolean;
+  size?: number;
+  /** Seed of another view of the same scene. */
+  staging?: number;
+}
+
+/** The same seed gives the same bytes. */
+export function worldPicture(seed: number, { two, size = worldSize, staging }: WorldOptions = {}): CaptionedPicture {
   const draws = seededDraws(seed);
   const scene = sampleScene(draws, two);
   const text = caption(scene, draws);
-  return { ...render(scene, stage(scene, draws), size), caption: text, scene };
+  return { ...render(scene, stage(scene, staging === undefined ? draws : seededDraws(staging)), size), caption: text, scene };
 }
 
 /** A held-out object on a random floor in a random light. @param token the rare word that stands for it */
