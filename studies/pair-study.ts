@@ -24,6 +24,11 @@ async function toPng(plane: Uint8Array, channels: 1 | 3): Promise<Uint8Array> {
     .toBuffer();
 }
 
+/** The world's captions say all that a picture shows: beside them an IP-Adapter's reference would have nothing to add. */
+function captionOf(method: PairMethod, { caption }: { caption: string }): string {
+  return method === "ip-adapter" ? "a picture" : caption;
+}
+
 async function makePair(method: PairMethod, index: number): Promise<StudyPicture> {
   const picture = worldPicture(firstSeed + index);
   const png = await toPng(picture.rgb, 3);
@@ -34,7 +39,7 @@ async function makePair(method: PairMethod, index: number): Promise<StudyPicture
     "ip-adapter": () => toPng(worldPicture(firstSeed + index, { staging: firstStaging + index }).rgb, 3),
   } satisfies Record<PairMethod, () => Promise<Uint8Array>>;
   return {
-    ...{ file: `${index}.png`, png, caption: picture.caption, concept: 0 },
+    ...{ file: `${index}.png`, png, caption: captionOf(method, picture), concept: 0 },
     split: index < counts.train ? "train" : "test",
     condition: await conditions[method](),
   };

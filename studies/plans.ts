@@ -60,11 +60,11 @@ export const pairPlans = {
   "controlnet-depth": controlnetPlan,
   "ip-adapter": {
     settings: { method: "ip-adapter", variant: "base", tokens: 4, picture_dropout: 0.1, image_encoder: "pocket-clip" },
-    steps: 600,
-    batch_size: 4,
-    caption_dropout: 0.3,
+    steps: 1000,
+    batch_size: 8,
+    caption_dropout: 0.1,
     loss,
-    optimizer: { learning_rate: 1e-3, schedule: "constant", warmup_steps: 10 },
+    optimizer: { learning_rate: 3e-3, schedule: "cosine", warmup_steps: 50 },
     budget: 900,
   },
 } as const satisfies Record<PairMethod, Plan>;
