@@ -6,10 +6,11 @@ import type { TensorF32 } from "./components.ts";
 import { dimName, evaluate, type Sizes, shapeName } from "./graph/dims.ts";
 import { emit, emitterFor } from "./graph/emitter.ts";
 import { type Graph, GraphError, type Value } from "./graph/ir.ts";
-import type { OnnxModel } from "./graph/onnx.ts";
+import { flippedFile, type OnnxModel } from "./graph/onnx.ts";
 import { type Opening, type OrtOptions, openOrt } from "./ort-session.ts";
 import { discardPrepared, findPrepared, type PreparedStore, prepare, preparedKey } from "./prepared-models.ts";
 import { CacheError } from "./weights/cache-error.ts";
+import { writeFlipped } from "./weights/flipped-weights.ts";
 import { linkIntoFolder } from "./weights/placement.ts";
 
 export interface SessionOptions extends OrtOptions, PreparedStore {
@@ -144,6 +145,7 @@ function linkModel(model: OnnxModel, cacheDir: string): { file: string; remove()
   const file = join(folder, "model.onnx");
   try {
     writeFileSync(file, model.bytes(names));
+    if (model.flipped.length > 0) writeFlipped(join(folder, flippedFile), model.flipped);
   } catch (error) {
     remove();
     throw new CacheError(cacheDir, error);

@@ -41,8 +41,22 @@ interface Scope {
   values: Map<string, ValueInfoProto>;
 }
 
+/** A constant of the graph that lies in no file yet: a convolution's weight for its input's gradient, [Cin, Cout, k, k] and flipped. */
+export interface FlippedWeight {
+  stored: StoredTensor;
+  /** Of the weight as it lies in its file, [Cout, Cin, k, k]. */
+  shape: readonly number[];
+  /** Bytes from the start of the file of all of them, `flippedFile`. */
+  offset: number;
+}
+
+/** Lies in the model's own folder. */
+export const flippedFile = "flipped.bin";
+
 export interface OnnxModel {
   graph: Graph;
+  /** What `flippedFile` has to hold, side by side; empty: there need be no such file. */
+  flipped: readonly FlippedWeight[];
   /** int64 vectors to be fed beside the graph's own inputs, computed from the sizes of these. */
   shapeInputs: readonly { name: string; dims: Shape }[];
   /** Scalar booleans to be fed likewise: whether a dim is at least so much. */
@@ -61,6 +75,8 @@ export class OnnxBuilder {
   #scope = this.#whole;
   readonly #inline = new Map<string, TensorProto>();
   readonly #initializers = new Map<string, { stored: StoredTensor; shape: readonly number[] }>();
+  readonly #flipped = new Map<string, FlippedWeight>();
+  #flippedBytes = 0;
   readonly #shapeInputs = new Map<string, { name: string; dims: Shape }>();
   readonly #conditions = new Map<string, Condition>();
   /** Those of branches too. */
@@ -84,6 +100,17 @@ export class OnnxBuilder {
   view(value: Value, shape: readonly number[]): string {
     if (value.stored) return this.#external(`${value.name}[${shape}]`, value.stored, shape);
     return this.temporary("Reshape", [this.name(value), this.ints(shape)], shape);
+  }
+
+  /** The weight [Cout, Cin, k, k] as [Cin, Cout, k, k] with height and width reversed: an initialiser of its own. */
+  flipped(weight: Value): string {
+    const name = `${weight.name}/flipped`;
+    if (!this.#flipped.has(name)) {
+      const stored = weight.stored!;
+      this.#flipped.set(name, { stored, shape: numbers(weight), offset: this.#flippedBytes });
+      this.#flippedBytes += stored.byteLength;
+    }
+    return name;
   }
 
   /** Adds an ONNX node that makes values of the graph. */
@@ -170,6 +197,7 @@ export class OnnxBuilder {
     const shapeInputs = [...this.#shapeInputs.values()];
     return {
       graph: this.#graph,
+      flipped: [...this.#flipped.values()],
       shapeInputs,
       conditionInputs: [...this.#conditions.values()],
       files,
@@ -244,7 +272,17 @@ export class OnnxBuilder {
       // index to the first, what was made first runs first. Left alone it runs the whole backward chain before the gradients beside it.
       node: this.#graph.inOrder ? this.#whole.nodes.toReversed() : this.#whole.nodes,
       initializer: [
-        ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location)),
+        ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location.get(stored.file)!)),
+        ...[...this.#flipped].map(
+          ([
+            name,
+            {
+              stored,
+              shape: [out, channels, ...kernel],
+              offset,
+            },
+          ]) => externalTensor(name, { ...stored, offset }, [channels!, out!, ...kernel], flippedFile),
+        ),
         ...this.#inline.values(),
       ],
       input: [
@@ -266,8 +304,8 @@ export class OnnxBuilder {
   }
 }
 
-function externalTensor(name: string, stored: StoredTensor, shape: readonly number[], locations: ReadonlyMap<string, string>): TensorProto {
-  const entries = { location: locations.get(stored.file)!, offset: String(stored.offset), length: String(stored.byteLength) };
+function externalTensor(name: string, stored: StoredTensor, shape: readonly number[], location: string): TensorProto {
+  const entries = { location, offset: String(stored.offset), length: String(stored.byteLength) };
   return create(TensorProtoSchema, {
     name,
     dataType: TensorProto_DataType.FLOAT,
