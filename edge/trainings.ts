@@ -54,7 +54,6 @@ export async function planTraining(
   const parsed = trainingRequestSchema.safeParse(filled);
   if (!parsed.success) throw wrong(fieldErrors(parsed.error, filled));
   const request = parsed.data;
-  requireBuilt(request);
   const errors = [...sizeErrors(request, model), ...itemErrors(request)];
   if (errors.length > 0) throw wrong(errors);
   const params = canonicalize(request satisfies Json);
@@ -70,11 +69,6 @@ export async function planTraining(
       adapters: start?.described ? [{ hash: start.from, files: start.described }] : [],
     },
   };
-}
-
-/** What the contract has and no runner computes yet. @throws AtelierError unsupported */
-function requireBuilt({ gradient_checkpointing }: TrainingRequest): void {
-  if (gradient_checkpointing) throw new AtelierError("unsupported", "gradient_checkpointing: only false; gradients keep their activations");
 }
 
 /** What a training goes on from, or reads pictures with. */

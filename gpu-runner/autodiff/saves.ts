@@ -2,6 +2,7 @@
  * What of a node its gradients read, and which therefore stays in memory from the forward pass until then: per input, that gradient's
  * share. Statistics of norms and scores of attention are computed again, since both cost less than keeping them.
  */
+import type { Node, Value } from "../graph/ir.ts";
 import type { OpName } from "../graph/ops.ts";
 
 /** An input by its index, or the results. */
@@ -52,3 +53,15 @@ export const saves = {
   halve: [[]],
   spatialMean: [[]],
 } as const satisfies Record<OpName, readonly (readonly Saved[])[]>;
+
+/** What the gradients of a node read, where they are wanted in the values of `reaching`. */
+export function savedValues(node: Node, reaching: ReadonlySet<Value>): ReadonlySet<Value> {
+  const table: readonly (readonly Saved[])[] = saves[node.op];
+  const saved = node.inputs.flatMap((input, i) => (reaching.has(input) ? table[Math.min(i, table.length - 1)]! : []));
+  return new Set(saved.flatMap(each => (each === "outputs" ? node.outputs : node.inputs[each]!)));
+}
+
+/** Of a value whose dims are numbers. */
+export function bytesOf({ shape }: Value): number {
+  return 4 * (shape as readonly number[]).reduce((a, b) => a * b, 1);
+}

@@ -53,7 +53,7 @@ async function openStep(
 ): Promise<OpenedStep> {
   const { settings } = request;
   return openMethod(settings.method, settings, {
-    ...{ model, tokenizers, request, options },
+    ...{ model, tokenizers, request, options: { ...options, recompute: request.gradient_checkpointing } },
     start: await startFile(settings, fetched),
     ...encoderOf(settings, fetched),
   });

@@ -5,7 +5,10 @@ import type { TensorF32 } from "../components.ts";
 import type { Graph } from "../graph/ir.ts";
 import { createSession, type Feeds, type GraphSession, type SessionOptions } from "../session.ts";
 
-export type TrainingOptions = Omit<SessionOptions, "training" | "progressiveFrom">;
+export interface TrainingOptions extends Omit<SessionOptions, "training" | "progressiveFrom"> {
+  /** Whether activations are computed again for the gradients instead of being kept; absent: kept. */
+  recompute?: boolean;
+}
 
 export interface TrainedComponent {
   /** With symbols for sizes, which feeds tell. */
@@ -76,7 +79,7 @@ export class TrainingSession {
     bound.outputs.splice(0, bound.outputs.length, ...wanted);
     const options = { ...this.#options, training: true };
     if (!withGradients) return { session: await createSession(bound, options), unpack: results => ({ ...results }) };
-    const packed = packOutputs(differentiate(bound, { of, wrt }), gradientName(""));
+    const packed = packOutputs(differentiate(bound, { of, wrt, recompute: this.#options.recompute ?? false }), gradientName(""));
     return { session: await createSession(packed.graph, options), unpack: packed.unpack };
   }
 

@@ -5,7 +5,6 @@ import { sweepOrphans } from "../../../edge/orphans.ts";
 import { settle } from "../../../edge/settle.ts";
 import { adapterViewSchema } from "../../../shared/adapter-resource.ts";
 import { sha256Hex } from "../../../shared/canonical.ts";
-import { problemSchema } from "../../../shared/errors.ts";
 import { sameUlid } from "../../../shared/names.ts";
 import { checkpointKey, runnerPaths, trainingStagingKey } from "../../../shared/protocol.ts";
 import { publicJwk, verify } from "../../../shared/signing.ts";
@@ -97,11 +96,11 @@ describe("a training's acceptance", () => {
     });
   });
 
-  it("refuses by name what no runner computes", async () => {
-    const answer = await post(asked({ gradient_checkpointing: true }));
-    const problem = problemSchema.parse(await answer.json());
-    expect([answer.status, problem.code]).toEqual([400, "unsupported"]);
-    expect(problem.detail).toContain("gradient_checkpointing:");
+  it("hands on whether activations are to be computed again", async () => {
+    const training = await train({ gradient_checkpointing: true });
+    expect(training.request.gradient_checkpointing).toBe(true);
+    const row = await env.DB.prepare("SELECT params FROM executions WHERE id = ?").bind(executionOf(training)).first<{ params: string }>();
+    expect(trainingRequestSchema.parse(JSON.parse(row!.params)).gradient_checkpointing).toBe(true);
   });
 
   it("grants an IP-Adapter's training the image encoder that it names, which no picture may use", async () => {

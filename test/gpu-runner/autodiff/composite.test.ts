@@ -84,6 +84,18 @@ describe("a residual and a transformer block", () => {
     }
   });
 
+  test("activations computed again give the same gradients", async () => {
+    const all = graph.inputs.map(({ name }) => name);
+    const fed = { ...feeds, ...cotangents };
+    const [kept, again] = [false, true].map(recompute => differentiate(graph, { of: ["y"], wrt: all, recompute }));
+    expect(interpret(again!, fed)).toEqual(interpret(kept!, fed));
+    expect(again!.nodes.filter(({ op }) => op === "after").length).toBeGreaterThan(kept!.nodes.filter(({ op }) => op === "after").length);
+    const inFloats = Object.fromEntries(Object.entries(fed).map(([name, tensor]) => [name, toFloat32(tensor)]));
+    const [want, got] = [await runGraph(kept!, inFloats), await runGraph(again!, inFloats)];
+    for (const [name, { shape, data }] of Object.entries(want))
+      expectClose(name, got[name]!, { shape, data: Float64Array.from(data) }, 1e-6);
+  });
+
   test("nothing below the first trained layer is differentiated", () => {
     const added = (wrt: readonly string[]): string[] =>
       differentiate(graph, { of: ["y"], wrt })
