@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import type { ProgressReport } from "../shared/protocol.ts";
 import type { TrainingEvent, TrainingResult } from "../shared/training.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
-import { ComputeCanceled, ComputeFailed, ModelLoadFailed } from "./compute-errors.ts";
+import { ComputeFailed, ModelLoadFailed } from "./compute-errors.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import {
@@ -18,7 +18,9 @@ import {
 } from "./model-messages.ts";
 import type { RegisteredModel } from "./model-registry.ts";
 import type { Picture } from "./pipeline/context.ts";
+import { ThreadPulse } from "./thread-pulse.ts";
 import { firstAnswer } from "./thread-start.ts";
+import { type ItemMessage, type LossReason, lost, type Pending, receive, settle, type ThreadTask } from "./thread-task.ts";
 
 export interface ComputeItem extends BatchItem {
   onProgress(report: ProgressReport): void;
@@ -52,39 +54,8 @@ export interface ModelThreadOptions extends Omit<WorkerData, "shared"> {
 /** `loading` until the models are there, `idle`, `computing`, `ended` after `stop`. */
 export type ThreadState = "loading" | "idle" | "computing" | "ended";
 
-/** Why a computation was lost. */
-type LossReason = "crashed" | "hung" | "overran";
-
-/** What the thread says of an item. */
-type ItemMessage = Exclude<Extract<FromWorker, { item: number }>, { type: "failed" | "canceled" }>;
-
-interface Pending {
-  /** True for the item's last message. */
-  receive(message: ItemMessage): boolean;
-  reject(error: Error): void;
-}
-interface Running {
-  readonly kind: "pictures" | "training";
-  /** What has no answer yet, by index in the batch. */
-  readonly pending: Map<number, Pending>;
-  /** Milliseconds since 1970: past it the computation is given up. */
-  readonly deadline: number;
-  /** Of a training: whether its sessions are being opened, so that its next step may be far away. */
-  isOpening: boolean;
-}
-/** What tells a thread at work from one that hangs. */
-interface Pulse {
-  lastCounter: number;
-  lastStepAt: number;
-  slowestStepMs: number;
-  /** Since when a model is loaded; undefined while none is. */
-  loadingSince: number | undefined;
-}
-
 /** Phases of a training that begin with opening sessions. */
 const openingPhases: ReadonlySet<string> = new Set(["loading", "calibrating", "training"]);
-/** A step may take this many times as long as the slowest one since the thread was last at rest: the decoder and the encoder have no steps of their own. */
-const STEP_FACTOR = 8;
 /** Most time that a thread gets to stop by itself, in milliseconds; never more than the watchdog's. */
 const MOST_QUIET_MS = 15_000;
 
@@ -111,8 +82,8 @@ export class ModelThread {
   #signs = { loading: 0, waiting: 0 };
   #started = false;
   /** By number, what the thread has not said to be done with; what was given up has nothing pending. */
-  readonly #running = new Map<number, Running>();
-  #pulse: Pulse | undefined;
+  readonly #running = new Map<number, ThreadTask>();
+  #pulse: ThreadPulse | undefined;
   #watching: NodeJS.Timeout | undefined;
   /** Number of the latest task. */
   #tasks = 0;
@@ -210,7 +181,7 @@ export class ModelThread {
   async train(training: TrainingTask, { onEvent, onCheckpoint }: TrainingRun, deadline: number): Promise<TrainingResult> {
     if (this.#state !== "idle") throw new Error(`the model thread is ${this.#state}, not idle`);
     const { promise, resolve, reject } = Promise.withResolvers<TrainingResult>();
-    const running: Running = { kind: "training", pending: new Map(), deadline, isOpening: true };
+    const running: ThreadTask = { kind: "training", pending: new Map(), deadline, isOpening: true };
     const receive = (message: ItemMessage) => {
       if (message.type === "event") {
         onEvent(message.event);
@@ -224,7 +195,7 @@ export class ModelThread {
     return promise;
   }
 
-  #noteOpening(running: Running, event: TrainingEvent): void {
+  #noteOpening(running: ThreadTask, event: TrainingEvent): void {
     const wasOpening = running.isOpening;
     if (event.type === "phase") running.isOpening = openingPhases.has(event.phase);
     else if (event.type === "step") running.isOpening = false;
@@ -232,11 +203,11 @@ export class ModelThread {
   }
 
   /** Hands a task to the thread and watches it until it is at rest. */
-  #begin(message: (task: number) => ToWorker, running: Running): void {
+  #begin(message: (task: number) => ToWorker, running: ThreadTask): void {
     const worker = this.#worker!;
     const task = ++this.#tasks;
     if (this.#running.size === 0) {
-      this.#pulse = { lastCounter: this.#steps, lastStepAt: performance.now(), slowestStepMs: 0, loadingSince: undefined };
+      this.#pulse = new ThreadPulse(this.#options, this.#steps, performance.now());
       this.#busy = Promise.withResolvers();
       this.#watching = setInterval(() => this.#watch(worker), Math.min(1000, this.#options.watchdogMs / 4));
     }
@@ -329,15 +300,7 @@ export class ModelThread {
       this.#enter(this.#running.size === 0 ? "idle" : this.#state, this.#running.size === 0 ? undefined : this.#problem);
       return;
     }
-    const pending = running.pending.get(message.item);
-    if (!pending) return;
-    if (message.type !== "failed" && message.type !== "canceled") {
-      if (pending.receive(message)) running.pending.delete(message.item);
-      return;
-    }
-    running.pending.delete(message.item);
-    if (message.type === "canceled") pending.reject(new ComputeCanceled("canceled"));
-    else pending.reject(new ComputeFailed(message.code, message.message, message.retryable, message.detail));
+    receive(running, message);
   }
 
   /** The thread is at nothing, or is no more. */
@@ -354,16 +317,11 @@ export class ModelThread {
     const isGivenUp = this.#state !== "computing";
     if (!pulse || isGivenUp || worker !== this.#worker || this.#stop.signal.aborted) return;
     const now = performance.now();
-    if (this.#isLoading(pulse, now)) this.#signs.loading++;
+    if (pulse.isLoading(Atomics.load(this.#cells, cells.loading) === 1, now)) this.#signs.loading++;
     // Whoever counts pictures' steps must not take a training's long step for a hang: this watch knows better.
     if (this.#running.size > 1) this.#signs.waiting++;
-    if (this.#steps !== pulse.lastCounter) {
-      pulse.slowestStepMs = Math.max(pulse.slowestStepMs, now - pulse.lastStepAt);
-      pulse.lastCounter = this.#steps;
-      pulse.lastStepAt = now;
-    }
-    const limit = Math.max(this.#options.watchdogMs, STEP_FACTOR * pulse.slowestStepMs);
-    if (now - pulse.lastStepAt > limit) void this.#giveUp(worker, "hung", `no step for ${Math.round(limit)} ms`);
+    const limit = pulse.overdue(this.#steps, now);
+    if (limit !== undefined) void this.#giveUp(worker, "hung", `no step for ${Math.round(limit)} ms`);
     else this.#watchDeadlines(worker);
   }
 
@@ -382,12 +340,6 @@ export class ModelThread {
       Atomics.store(this.#cells, cells.canceled, task);
       settle(running, () => lost("overran"));
     }
-  }
-
-  /** Whether a model is loaded, and that for no longer than it may take. */
-  #isLoading(pulse: Pulse, now: number): boolean {
-    pulse.loadingSince = Atomics.load(this.#cells, cells.loading) === 1 ? (pulse.loadingSince ?? now) : undefined;
-    return pulse.loadingSince !== undefined && now - pulse.loadingSince <= this.#options.loadMs;
   }
 
   /** The thread goes on where it comes to rest in time; else it is replaced. */
@@ -439,16 +391,6 @@ export class ModelThread {
     this.#problem = problem;
     this.#options.onChange();
   }
-}
-
-function settle({ pending }: Running, error: () => Error): void {
-  const open = [...pending.values()];
-  pending.clear();
-  for (const { reject } of open) reject(error());
-}
-
-function lost(reason: LossReason): ComputeFailed {
-  return new ComputeFailed("runner_failed", `The computation was lost: the model thread ${reason}.`, true);
 }
 
 /** What the promise gives, or undefined where it takes longer. */

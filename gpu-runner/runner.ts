@@ -1,24 +1,21 @@
-import { mkdir, rm } from "node:fs/promises";
-import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ulid } from "ulid";
 import { ENGINE_VERSION } from "../shared/engine.ts";
-import type { Lease, ProgressReport } from "../shared/protocol.ts";
+import type { Lease } from "../shared/protocol.ts";
 import { ComputeCanceled, ComputeFailed } from "./compute-errors.ts";
 import { ConfigError, type RunnerConfig } from "./config.ts";
 import { Connection, type Incoming, type Outgoing, type Welcome } from "./connection.ts";
 import { GrantRefused, type LeaseMessage, verifyLease } from "./grants.ts";
 import { InputFailed, InputStore } from "./inputs.ts";
+import { failureDetail, failureOf, type LeaseSurroundings } from "./lease-surroundings.ts";
 import { type HeldLease, LeaseTable, leaseId } from "./leases.ts";
 import type { Logger } from "./log.ts";
 import type { Metrics, Outcome } from "./metrics.ts";
 import { type RegisteredModel, readModelRegistry, watchModelRegistry } from "./model-registry.ts";
-import { type ComputeItem, ModelThread } from "./model-thread.ts";
+import { ModelThread } from "./model-thread.ts";
+import { pictureItem, uploadPicture } from "./picture-lease.ts";
 import type { Picture } from "./pipeline/context.ts";
-import { ProgressReporter } from "./progress.ts";
-import { TrainingReporter } from "./training-events.ts";
-import { CheckpointUploads, fetchCheckpoint, uploadFiles } from "./training-files.ts";
-import { UploadRefused, uploadDefaults, uploadResult } from "./uploads.ts";
+import { runTraining, type TrainingLease } from "./training-lease.ts";
 
 export interface RunnerOptions {
   config: RunnerConfig;
@@ -34,8 +31,6 @@ export interface RunnerOptions {
 const MAX_UNFINISHED = 4;
 /** How long a draining runner waits for a training's last checkpoint to be written and uploaded, in milliseconds. */
 const CHECKPOINT_GRACE_MS = 15_000;
-/** Most time before an attempt's deadline at which a training ends in good order, so that its files are written and uploaded, in milliseconds. */
-const MOST_MARGIN_MS = 120_000;
 /** Hashes that `ready` names at most. */
 const MOST_RESIDENT = 256;
 /** Least time between two sendings of the same `complete` on one socket, in milliseconds. */
@@ -227,7 +222,7 @@ export class Runner {
       if (error instanceof GrantRefused) this.#refuse(leases, error.reason, error.message);
       else {
         metrics.grantsRefused.inc({ reason: "error" });
-        log.error({ error: messageOf(error) }, "a grant could not be verified");
+        log.error({ error: failureDetail(error) }, "a grant could not be verified");
         this.#connection.send({ type: "reject", leases, reason: "the grant could not be verified" });
       }
     }
@@ -300,7 +295,7 @@ export class Runner {
       return;
     }
     const pictures = this.thread.compute(
-      leases.flatMap(lease => (lease.kind === "picture" ? [this.#itemOf(lease)] : [])),
+      leases.flatMap(lease => (lease.kind === "picture" ? [pictureItem(lease, this.#surroundings(lease))] : [])),
       deadline,
     );
     for (const [item, lease] of leases.entries()) void this.#follow(lease, item, pictures[item]!, began);
@@ -310,67 +305,17 @@ export class Runner {
     });
   }
 
-  /** A training, from the checkpoint that may be there to the upload of what it makes. */
-  async #train(lease: HeldLease & { kind: "training" }): Promise<void> {
-    const { config, metrics } = this.#options;
-    const upload = { edgeUrl: config.edgeUrl, ...uploadDefaults, onRetry: this.#uploadRetried(lease) };
-    const events = new TrainingReporter(lease, config.edgeUrl, problem => {
-      metrics.progressFailures.inc();
-      this.#logOf(lease).debug({ problem }, "events did not arrive");
-    });
-    const onFailure = (error: unknown) => this.#logOf(lease).warn({ error: messageOf(error) }, "a checkpoint could not be uploaded");
-    const checkpoints = new CheckpointUploads(lease, { ...upload, everyMs: config.checkpointMs, onFailure });
-    const folder = join(config.cacheDir, "trainings", `${lease.execution}-${lease.epoch}`);
-    const stop = () => this.thread.cancelTraining();
+  async #train(lease: TrainingLease): Promise<void> {
+    const onComputed = () => this.#leases.advance(lease, "uploading");
+    const around = { ...this.#surroundings(lease), thread: this.thread, isDraining: () => this.#draining, onComputed };
     try {
-      await mkdir(folder, { recursive: true });
-      const resumeFrom = await fetchCheckpoint(lease, config.edgeUrl, folder);
-      lease.ended.throwIfAborted();
-      if (this.#draining) throw new ComputeCanceled("the runner drains");
-      if (resumeFrom !== null) this.#logOf(lease).info("the training goes on from a checkpoint");
-      lease.ended.addEventListener("abort", stop, { once: true });
-      const { request, fetched: inputs = { files: {}, adapters: {} }, attemptDeadline } = lease;
-      const margin = Math.min(MOST_MARGIN_MS, (attemptDeadline - Date.now()) / 5);
-      const task = { request, inputs, folder, resumeFrom, deadline: Math.floor(attemptDeadline - margin) };
-      const run = { onEvent: events.report.bind(events), onCheckpoint: checkpoints.offer.bind(checkpoints) };
-      const result = await this.thread.train(task, run, attemptDeadline);
-      if (!this.#leases.advance(lease, "uploading")) return;
-      await events.flushed();
-      if ((await uploadFiles(lease, join(folder, "result"), result.files, upload)) === "stale")
-        this.#end(lease, "stale", "the edge refused the upload: the lease is over");
-      else if (this.#leases.conclude({ type: "complete", ...leaseId(lease), result })) this.#tell(lease);
+      const result = await runTraining(lease, around);
+      if (result === "stale") this.#end(lease, "stale", "the edge refused the upload: the lease is over");
+      else if (result && this.#leases.conclude({ type: "complete", ...leaseId(lease), result })) this.#tell(lease);
     } catch (error) {
-      // What it came to is not lost: the next attempt goes on from there.
-      await checkpoints.flush();
       if (!(error instanceof ComputeCanceled) && !lease.ended.aborted) this.#fail(lease, failureOf(error), error);
-    } finally {
-      lease.ended.removeEventListener("abort", stop);
-      await rm(folder, { recursive: true, force: true });
     }
   }
-
-  #uploadRetried(lease: HeldLease): (problem: string) => void {
-    return problem => {
-      this.#options.metrics.uploadRetries.inc();
-      this.#logOf(lease).warn({ problem }, "the upload is tried again");
-    };
-  }
-
-  #itemOf = (lease: HeldLease & { kind: "picture" }): ComputeItem => {
-    const { metrics, config } = this.#options;
-    const reporter = new ProgressReporter(lease, config.edgeUrl, problem => {
-      metrics.progressFailures.inc();
-      this.#logOf(lease).debug({ problem }, "progress did not arrive");
-    });
-    let last = performance.now();
-    const onProgress = (report: ProgressReport) => {
-      const now = performance.now();
-      metrics.stepSeconds.observe((now - last) / 1000);
-      last = now;
-      reporter.report(report);
-    };
-    return { request: lease.request, inputs: lease.fetched ?? { files: {}, adapters: {} }, onProgress };
-  };
 
   /** One member of a batch, from its computation to its upload. */
   async #follow(lease: HeldLease, item: number, computed: Promise<Picture>, began: number): Promise<void> {
@@ -390,25 +335,23 @@ export class Runner {
   }
 
   async #upload(lease: HeldLease, picture: Picture): Promise<void> {
-    const { config } = this.#options;
-    const onRetry = this.#uploadRetried(lease);
     try {
-      const outcome = await uploadResult(lease, picture, { edgeUrl: config.edgeUrl, ...uploadDefaults, onRetry });
-      if (outcome === "stale") {
-        this.#end(lease, "stale", "the edge refused the upload: the lease is over");
-      } else {
-        const { sha256, bytes, width, height } = picture;
-        const result = { sha256, bytes: bytes.byteLength, width, height };
-        if (this.#leases.conclude({ type: "complete", ...leaseId(lease), result })) this.#tell(lease);
-      }
+      const result = await uploadPicture(lease, picture, this.#surroundings(lease));
+      if (result === "stale") this.#end(lease, "stale", "the edge refused the upload: the lease is over");
+      else if (this.#leases.conclude({ type: "complete", ...leaseId(lease), result })) this.#tell(lease);
     } catch (error) {
       if (!lease.ended.aborted) this.#fail(lease, new ComputeFailed("runner_failed", "The picture could not be uploaded.", true), error);
     }
     this.#offerCredit();
   }
 
+  #surroundings(lease: HeldLease): LeaseSurroundings {
+    const { config, metrics } = this.#options;
+    return { config, metrics, log: this.#logOf(lease) };
+  }
+
   #fail(lease: HeldLease, { code, message, retryable }: ComputeFailed, cause: unknown): void {
-    this.#logOf(lease).error({ code, retryable, error: messageOf(cause) }, "the execution failed");
+    this.#logOf(lease).error({ code, retryable, error: failureDetail(cause) }, "the execution failed");
     if (this.#leases.conclude({ type: "fail", ...leaseId(lease), code, message, retryable })) this.#tell(lease);
   }
 
@@ -473,14 +416,4 @@ export class Runner {
   #logOf({ requestId, execution, epoch }: { requestId: string; execution: string; epoch: number }): Logger {
     return this.#options.log.child({ request_id: requestId, execution, epoch });
   }
-}
-
-function failureOf(error: unknown): ComputeFailed {
-  return error instanceof ComputeFailed ? error : new ComputeFailed("runner_failed", "The runner could not compute this.", true);
-}
-
-function messageOf(error: unknown): string {
-  if (error instanceof ComputeFailed) return error.detail;
-  if (error instanceof UploadRefused) return `${error.message} (status ${error.status})`;
-  return error instanceof Error ? error.message : "unknown error";
 }
