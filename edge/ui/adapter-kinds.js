@@ -17,6 +17,9 @@ export const adapterKinds = {
   "t2i-adapter": { title: "T2I-Adapter", settings: control },
 };
 
+/** The layout of CLIP vision encoders: trainings of IP-Adapters read pictures with them, requests can't name them. */
+export const imageEncoderLayout = "image-encoder";
+
 /** How a control map can be made of a picture. @type {Record<import("../../shared/picture.ts").ControlPreprocessor, string>} */
 export const preprocessors = {
   none: "none: it is a map already",

@@ -1,4 +1,5 @@
 import { authorization, call, getAdapter, onThisOrigin, sendFile } from "./api.js";
+import { droppedFiles } from "./dropped-files.js";
 
 /** @typedef {import("./api.js").Adapter} Adapter */
 /** Files that are one adapter, each with its path in the adapter's folder. @typedef {{ name: string, files: { path: string, file: File }[] }} Package */
@@ -88,59 +89,9 @@ async function sha256Of(file) {
 /**
  * What was dropped: loose files are an adapter each, a folder is one.
  * @param {DataTransfer} transfer
- * @returns {Promise<Package[]>}
  */
 export async function droppedPackages(transfer) {
-  // Entries and files have to be taken before anything is waited for.
-  const items = [...transfer.items]
-    .filter(({ kind }) => kind === "file")
-    .map(item => ({ entry: item.webkitGetAsEntry(), file: item.getAsFile() }));
-  const packages = await Promise.all(
-    items.map(async ({ entry, file }) => {
-      if (isFolder(entry)) return packageOf(entry.name, await filesUnder(entry, ""));
-      return file ? packageOf(file.name, [{ path: file.name, file }]) : null;
-    }),
-  );
-  return packages.filter(each => each !== null);
-}
-
-/**
- * @param {FileSystemDirectoryEntry} folder
- * @param {string} prefix
- * @returns {Promise<{ path: string, file: File }[]>}
- */
-async function filesUnder(folder, prefix) {
-  const reader = folder.createReader();
-  /** @type {FileSystemEntry[]} */
-  const entries = [];
-  for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (some.length === 0) break;
-    entries.push(...some);
-  }
-  const nested = await Promise.all(
-    entries.map(async entry => {
-      const path = `${prefix}${entry.name}`;
-      return isFolder(entry) ? filesUnder(entry, `${path}/`) : [{ path, file: await fileOf(entry) }];
-    }),
-  );
-  return nested.flat();
-}
-
-/**
- * @param {FileSystemEntry | null} entry
- * @returns {entry is FileSystemDirectoryEntry}
- */
-function isFolder(entry) {
-  return entry?.isDirectory ?? false;
-}
-
-/**
- * @param {FileSystemEntry} entry of a file
- * @returns {Promise<File>}
- */
-function fileOf(entry) {
-  return new Promise((resolve, reject) => /** @type {FileSystemFileEntry} */ (entry).file(resolve, reject));
+  return (await droppedFiles(transfer)).map(({ name, files }) => packageOf(name, files));
 }
 
 /**

@@ -121,8 +121,8 @@ export async function deleteGeneration(id) {
 }
 
 /**
- * @param {string} id
- * @returns {Promise<Job>}
+ * @param {string} id of a generation's or a training's job
+ * @returns {Promise<import("../../shared/job.ts").AnyJobView>}
  */
 export async function getJob(id) {
   return (await call(`/v1/jobs/${id}`)).json();

@@ -1,23 +1,12 @@
 import { onThisOrigin } from "./api.js";
 import { recipe } from "./describe.js";
+import { confirmation } from "./dialogs.js";
 import { byId, make } from "./dom.js";
 
 /** @typedef {import("./api.js").Generation} Generation */
 /** @typedef {import("./api.js").Picture} Picture */
 
 const dialog = byId("details", HTMLDialogElement);
-const confirm = byId("confirm", HTMLDialogElement);
-
-/** Lets the dialogs be closed by their buttons and by a click beside them. */
-export function setUpDialogs() {
-  for (const box of document.querySelectorAll("dialog")) {
-    box.querySelector("[data-close]")?.addEventListener("click", () => box.close());
-    if (box.id === "painter") continue; // a stroke that ends beside the picture is no wish to leave
-    box.addEventListener("click", event => {
-      if (event.target === box) box.close();
-    });
-  }
-}
 
 /**
  * Shows a picture large, with its recipe.
@@ -51,20 +40,4 @@ export function confirmDelete({ pictures, request }) {
   const many = pictures.length > 1;
   const title = many ? `Delete these ${pictures.length} pictures?` : "Delete this picture?";
   return confirmation(title, `${many ? "They were made together: " : ""}${request.prompt}`);
-}
-
-/**
- * Asks before something is deleted.
- * @param {string} title
- * @param {string} text
- * @returns {Promise<boolean>}
- */
-export function confirmation(title, text) {
-  byId("confirm-title", HTMLElement).textContent = title;
-  byId("confirm-text", HTMLElement).textContent = text;
-  confirm.returnValue = "keep";
-  confirm.showModal();
-  return new Promise(resolve => {
-    confirm.addEventListener("close", () => resolve(confirm.returnValue === "delete"), { once: true });
-  });
 }

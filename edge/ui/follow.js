@@ -1,7 +1,7 @@
 import { ApiError, call, getJob } from "./api.js";
 import { serverEvents } from "./sse.js";
 
-/** @typedef {import("./api.js").Job} Job */
+/** @typedef {import("../../shared/job.ts").AnyJobView} AnyJob */
 /** @typedef {import("../../shared/job.ts").JobEvent} JobEvent */
 
 const terminal = ["succeeded", "failed", "canceled"];
@@ -17,12 +17,14 @@ export function isTerminal(status) {
 /**
  * Follows a job to its end: by its event stream, resumed where it broke, and by asking while the stream is silent.
  * @param {string} id
- * @param {{ onEvent: (event: JobEvent) => void, onJob: (job: Job) => void }} listener
+ * @param {{ onEvent: (event: JobEvent) => void, onJob: (job: AnyJob) => void }} listener
+ * @param {AbortSignal} [signal] stops following
  * @returns {Promise<void>} resolves at the end
  * @throws {ApiError} when the job is gone or the key is refused
  */
-export async function followJob(id, { onEvent, onJob }) {
+export async function followJob(id, { onEvent, onJob }, signal) {
   const ended = new AbortController();
+  signal?.addEventListener("abort", () => ended.abort(), { once: true });
   let heard = 0;
   const asking = askWhileQuiet(id, onJob, () => performance.now() - heard >= QUIET_MS, ended);
   const streaming = streamToEnd(
@@ -43,7 +45,7 @@ export async function followJob(id, { onEvent, onJob }) {
 
 /**
  * @param {string} id
- * @param {(job: Job) => void} onJob
+ * @param {(job: AnyJob) => void} onJob
  * @param {() => boolean} isQuiet
  * @param {AbortController} ended
  */

@@ -1,7 +1,7 @@
 import { readAdapters, showAdapters } from "./adapters.js";
 import { readAdvanced, showAdvanced } from "./advanced.js";
-import { byId, make } from "./dom.js";
-import { clearFieldErrors, sentence, showFieldErrors } from "./fields.js";
+import { byId } from "./dom.js";
+import { clearFieldErrors, showFieldErrors } from "./fields.js";
 import { modelLine } from "./models.js";
 import { putAt, valueAt } from "./paths.js";
 import { readSamplerOptions, showSamplerOptions } from "./sampler-fields.js";
@@ -10,7 +10,6 @@ import { readSource, setSourceModel } from "./source.js";
 
 /** @typedef {import("./api.js").GenerationRequest} GenerationRequest */
 /** @typedef {import("./api.js").Model} Model */
-/** @typedef {import("./api.js").Problem} Problem */
 /** @typedef {import("./samplers.js").SamplerName} SamplerName */
 
 const form = byId("generate-form", HTMLFormElement);
@@ -171,18 +170,4 @@ function readSourceFields(data) {
 function clearErrors() {
   clearFieldErrors(form);
   byId("form-error", HTMLElement).hidden = true;
-}
-
-/**
- * Shows why a request was refused: beside the fields where they are named, else under the button.
- * @param {Problem} problem
- */
-export function showProblem(problem) {
-  const unplaced = showFieldErrors(problem.errors ?? []);
-  if (problem.errors?.length && unplaced.length === 0) return;
-  const box = byId("form-error", HTMLElement);
-  const lines = unplaced.map(({ field, expected, got }) => make("span", {}, `${field}: ${sentence(expected, got)}`));
-  box.replaceChildren(problem.detail ?? problem.title, ...lines);
-  if (problem.status >= 500 && problem.instance) box.append(make("span", { className: "muted" }, `Request ${problem.instance}`));
-  box.hidden = false;
 }

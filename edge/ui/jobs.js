@@ -67,7 +67,7 @@ function jobRow(generation) {
 
 /**
  * @param {HTMLElement} row
- * @param {Job} job
+ * @param {Pick<Job, "status" | "queue_position" | "no_runner" | "deadline_at">} job
  * @param {string} model
  */
 function showWaiting(row, job, model) {

@@ -1,9 +1,9 @@
 import { adapterFits } from "./adapter-fit.js";
-import { adapterKinds } from "./adapter-kinds.js";
+import { adapterKinds, imageEncoderLayout } from "./adapter-kinds.js";
 import { chosenPackages, uploadAdapter } from "./adapter-upload.js";
 import { ApiError, deleteAdapter, listAdapters } from "./api.js";
 import { fileSize } from "./describe.js";
-import { confirmation } from "./details.js";
+import { confirmation } from "./dialogs.js";
 import { announce, byId, make, toast } from "./dom.js";
 import { sentence } from "./fields.js";
 import { familyTitle } from "./models.js";
@@ -94,6 +94,7 @@ function reasonOf(error) {
 
 /** @param {Adapter} adapter */
 function whatItIs(adapter) {
+  if (isEncoder(adapter)) return "Image encoder. Trainings of IP-Adapters read pictures with it.";
   const misfit = misfitOf(adapter, page.model());
   const kind = adapter.kind ? adapterKinds[adapter.kind].title : "Adapter";
   return `${kind}, ${adapter.manifest?.layout ?? ""}, version ${adapter.version}. ${misfit ?? "Ready to be added."}`;
@@ -117,14 +118,19 @@ export function showList() {
 }
 
 /** @param {Adapter} adapter */
+function isEncoder({ manifest }) {
+  return manifest?.layout === imageEncoderLayout;
+}
+
+/** @param {Adapter} adapter */
 function entry(adapter) {
-  const misfit = misfitOf(adapter, page.model());
+  const misfit = isEncoder(adapter) ? null : misfitOf(adapter, page.model());
   const add = make("button", { type: "button", className: "button", ariaLabel: `Add ${adapter.name}`, disabled: misfit !== null }, "Add");
   add.addEventListener("click", () => {
     page.add(adapter);
     dialog.close();
   });
-  const buttons = make("div", { className: "entry-buttons" }, add);
+  const buttons = make("div", { className: "entry-buttons" }, ...(isEncoder(adapter) ? [] : [add]));
   if (adapter.owned) {
     const remove = make("button", { type: "button", className: "button danger", ariaLabel: `Delete ${adapter.name}` }, "Delete");
     remove.addEventListener("click", () => void removeAdapter(adapter));
@@ -139,8 +145,9 @@ function entry(adapter) {
 function description({ kind, manifest, version, bytes, visibility, owned }) {
   const width = manifest?.cross_attention_dim ?? manifest?.text_widths.find(each => each !== null);
   const families = manifest?.families.map(familyTitle).join(", ") || (width && `text width ${width}`);
+  const isForTraining = manifest?.layout === imageEncoderLayout;
   return [
-    kind ? adapterKinds[kind].title : "",
+    isForTraining ? "Image encoder, for trainings of IP-Adapters" : kind ? adapterKinds[kind].title : "",
     manifest?.layout,
     families,
     `version ${version}`,

@@ -25,7 +25,7 @@ export async function inputOf(file, as = "picture") {
  * A picture in a format that the API takes: others that the browser can show become PNG.
  * @param {Blob} file
  */
-async function takenPicture(file) {
+export async function takenPicture(file) {
   if (taken.includes(file.type)) return file;
   const bitmap = await createImageBitmap(file).catch(() => {
     throw new ApiError({

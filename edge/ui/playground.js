@@ -1,18 +1,21 @@
+import { setUpAccess, showKey, takeKey } from "./access.js";
 import { actionButtons, copyCurl } from "./actions.js";
+import { droppedPackages } from "./adapter-upload.js";
 import { addAdapter, fillAdapters, forgetAdapter, setUpAdapters } from "./adapters.js";
-import { ApiError, createGeneration, deleteGeneration, listModels } from "./api.js";
-import { closeDetails, confirmDelete, openDetails, setUpDialogs } from "./details.js";
+import { createGeneration, deleteGeneration, listModels } from "./api.js";
+import { closeDetails, confirmDelete, openDetails } from "./details.js";
+import { setUpDialogs } from "./dialogs.js";
 import { byId, make, toast } from "./dom.js";
-import { setUpDrops } from "./drop.js";
-import { clearFieldErrors, showFieldErrors } from "./fields.js";
+import { isPicture, setUpDrops } from "./drop.js";
 import { isTerminal } from "./follow.js";
-import { chooseModel, chosenModel, fillForm, readForm, setUpForm, showModels, showProblem } from "./form.js";
+import { chooseModel, chosenModel, fillForm, readForm, setUpForm, showModels } from "./form.js";
 import { createGallery } from "./gallery.js";
 import { clearEndedJobs, showFinished, watchJob } from "./jobs.js";
-import { currentKey, forgetKey, maskedKey, storeKey } from "./key.js";
-import { knownAdapter, refreshAdapters, setUpLibrary } from "./library.js";
+import { currentKey } from "./key.js";
+import { bring, knownAdapter, refreshAdapters, setUpLibrary } from "./library.js";
 import { setUpModelList } from "./models.js";
 import { setUpPainter } from "./painter.js";
+import { refuse } from "./problems.js";
 import { fillSource, setUpSource, startFrom } from "./source.js";
 
 /** @typedef {import("./api.js").Generation} Generation */
@@ -51,13 +54,12 @@ setUpSource();
 setUpPainter();
 setUpAdapters(chosenModel);
 setUpLibrary({ model: chosenModel, add: addAdapter, removed: forgetAdapter });
-setUpDrops();
+setUpDrops({ dropped: take, pasted: picture => void startFrom(picture) });
 setUpForm();
 setUpDialogs();
 byId("open-models", HTMLButtonElement).addEventListener("click", () => byId("models", HTMLDialogElement).showModal());
-setUpKey();
 setUpGenerate();
-if (currentKey()) void connect();
+setUpAccess({ connect: () => void connect(), forgotten: forget, shown: sayEmpty });
 
 /** Reads models and pictures with the key that is known. */
 async function connect() {
@@ -69,42 +71,35 @@ async function connect() {
     showKey();
     offerExamples();
     gallery.clear();
+    takeFromAddress();
     await showMore();
   } catch (error) {
-    refuse(error);
+    complain(error);
   }
 }
 
-function showKey() {
-  const key = currentKey();
-  byId("key-form", HTMLElement).hidden = key !== null;
-  byId("key-known", HTMLElement).hidden = key === null;
-  byId("key-shown", HTMLElement).textContent = key === null ? "" : maskedKey(key);
-  byId("empty-text", HTMLElement).textContent =
-    key === null ? "Connect with your API key to see your pictures." : "No pictures yet. Describe one, or begin with an example:";
+/** Puts what a link names into the form: an adapter that a training has made, its model, a prompt. */
+function takeFromAddress() {
+  const { searchParams } = new URL(location.href);
+  const [named, model, prompt] = ["adapter", "model", "prompt"].map(name => searchParams.get(name));
+  const adapter = named && knownAdapter(named);
+  if (!adapter) return;
+  if (model) chooseModel(model);
+  if (prompt) byId("prompt", HTMLTextAreaElement).value = prompt;
+  addAdapter(adapter);
+  history.replaceState(null, "", location.pathname);
 }
 
-function setUpKey() {
-  byId("key-form", HTMLFormElement).addEventListener("submit", event => {
-    event.preventDefault();
-    takeKey();
-    if (currentKey()) void connect();
-  });
-  byId("key-forget", HTMLButtonElement).addEventListener("click", () => {
-    forgetKey();
-    gallery.clear();
-    byId("examples", HTMLElement).hidden = true;
-    showKey();
-    byId("key", HTMLInputElement).focus();
-  });
+/** @param {boolean} isKnown whether there is a key */
+function sayEmpty(isKnown) {
+  byId("empty-text", HTMLElement).textContent = isKnown
+    ? "No pictures yet. Describe one, or begin with an example:"
+    : "Connect with your API key to see your pictures.";
 }
 
-/** Keeps what stands in the key field; an empty field is an error beside it. */
-function takeKey() {
-  clearFieldErrors(byId("key-form", HTMLFormElement));
-  const key = byId("key", HTMLInputElement).value.trim();
-  if (key === "") showFieldErrors([{ field: "key", expected: "expected an API key: npm start prints one" }]);
-  else storeKey(key, byId("remember", HTMLInputElement).checked);
+function forget() {
+  gallery.clear();
+  byId("examples", HTMLElement).hidden = true;
 }
 
 function offerExamples() {
@@ -156,7 +151,7 @@ async function submit(request) {
     if (isTerminal(generation.status)) showFinished(generation);
     else void watchJob(generation, gallery);
   } catch (error) {
-    refuse(error);
+    complain(error);
   } finally {
     button.disabled = false;
   }
@@ -168,7 +163,7 @@ async function showMore() {
   try {
     for (const generation of await gallery.more()) void watchJob(generation, gallery);
   } catch (error) {
-    refuse(error);
+    complain(error);
   } finally {
     button.disabled = false;
   }
@@ -194,22 +189,23 @@ async function remove(generation) {
     gallery.remove(generation.id);
     toast("Deleted");
   } catch (error) {
-    refuse(error);
+    complain(error);
   }
 }
 
 /**
- * Says why something did not work: a refused key beside the key, everything else at the form.
- * @param {unknown} error
+ * What was dropped on the page: pictures to start from, everything else as adapters.
+ * @param {DataTransfer} transfer
  */
-function refuse(error) {
-  if (!(error instanceof ApiError)) {
-    showProblem({ type: "about:blank", title: "The server cannot be reached.", status: 0, code: "unavailable" });
-    if (!(error instanceof TypeError)) throw error;
-    return;
-  }
-  if (error.problem.status !== 401) return showProblem(error.problem);
-  forgetKey();
-  showKey();
-  showFieldErrors([{ field: "key", expected: error.message }]);
+async function take(transfer) {
+  const picture = [...transfer.files].find(isPicture);
+  const packages = await droppedPackages(transfer);
+  const adapters = packages.filter(({ files }) => files.some(({ file }) => !isPicture(file)));
+  if (adapters.length > 0) await bring(adapters);
+  else if (picture) await startFrom(picture);
+}
+
+/** @param {unknown} error */
+function complain(error) {
+  refuse(error, byId("form-error", HTMLElement));
 }

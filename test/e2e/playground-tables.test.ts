@@ -1,11 +1,13 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { z } from "zod";
-import { adapterKinds } from "../../shared/adapter.ts";
+import { adapterKinds, imageEncoderLayout } from "../../shared/adapter.ts";
 import { adapterFits } from "../../shared/adapter-fit.ts";
 import { adapterSettings } from "../../shared/generation.ts";
 import { modelFamilies } from "../../shared/model.ts";
 import { controlPreprocessors } from "../../shared/picture.ts";
+import { trainingMethods } from "../../shared/training.ts";
+import { trainingDefaults } from "../../shared/training-defaults.ts";
 
 /** A module of the page. It has no build step, so it repeats some tables of shared/. */
 const pageModule = (name: string): Promise<unknown> => import(new URL(`../../edge/ui/${name}`, import.meta.url).href);
@@ -13,10 +15,15 @@ const pageModule = (name: string): Promise<unknown> => import(new URL(`../../edg
 test("the page's table of adapter kinds is the API's", async () => {
   const kind = z.object({ title: z.string(), settings: z.array(z.string()) });
   const page = z
-    .object({ adapterKinds: z.record(z.string(), kind), preprocessors: z.record(z.string(), z.string()) })
+    .object({
+      adapterKinds: z.record(z.string(), kind),
+      preprocessors: z.record(z.string(), z.string()),
+      imageEncoderLayout: z.string(),
+    })
     .parse(await pageModule("adapter-kinds.js"));
   expect(Object.fromEntries(Object.entries(page.adapterKinds).map(([name, { settings }]) => [name, settings]))).toEqual(adapterSettings);
   expect(Object.keys(page.preprocessors)).toEqual([...controlPreprocessors]);
+  expect(page.imageEncoderLayout).toBe(imageEncoderLayout);
 });
 
 test("the page judges whether an adapter fits as the API does", async () => {
@@ -41,4 +48,18 @@ test("the page judges whether an adapter fits as the API does", async () => {
     fc.property(adapter, base, (a, b) => page.adapterFits(a, b) === adapterFits(a, b)),
     { numRuns: 2000 },
   );
+});
+
+test("the page shows the API's defaults of trainings", async () => {
+  const page = z
+    .object({ trainingDefaults: z.custom<typeof trainingDefaults>(value => typeof value === "function") })
+    .parse(await pageModule("training-defaults.js"));
+  const sampling = { steps: 20, guidance_scale: 7, guidance_rescale: 0, sampler: "ddim" as const, sampler_options: {}, clip_skip: 0 };
+  for (const method of trainingMethods)
+    for (const family of modelFamilies)
+      for (const parameters of [20e6, 900e6]) {
+        const defaults = { ...sampling, width: 512, height: 384 };
+        const model = { cross_attention_dim: 768, text_widths: [768] as [number], parameters, defaults, size_multiple: 64 };
+        expect(page.trainingDefaults(method, family, model)).toEqual(trainingDefaults(method, family, model));
+      }
 });
