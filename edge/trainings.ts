@@ -1,4 +1,4 @@
-import { imageEncoderLayout } from "../shared/adapter.ts";
+import { type AdapterKind, adapterKindSchema, imageEncoderLayout } from "../shared/adapter.ts";
 import { canonicalize, type Json, sha256Hex } from "../shared/canonical.ts";
 import { ENGINE_VERSION } from "../shared/engine.ts";
 import { AtelierError, type FieldError, problemOf } from "../shared/errors.ts";
@@ -49,12 +49,16 @@ export async function planTraining(
   model: ModelManifest,
   stored: StoredDataset,
 ): Promise<PlannedTraining> {
-  const start = (await startAdapter(store, asked)) ?? (await startNet(store, asked, model)) ?? (await encoderAdapter(store, asked));
+  const start =
+    (await startAdapter(store, asked)) ??
+    (await startNet(store, asked, model)) ??
+    (await encoderAdapter(store, asked)) ??
+    (await scoredAdapter(store, asked));
   const filled = fillIn(asked, model, stored, start);
   const parsed = trainingRequestSchema.safeParse(filled);
   if (!parsed.success) throw wrong(fieldErrors(parsed.error, filled));
   const request = parsed.data;
-  const errors = [...sizeErrors(request, model), ...itemErrors(request)];
+  const errors = [...sizeErrors(request, model), ...itemErrors(request), ...evaluationErrors(request)];
   if (errors.length > 0) throw wrong(errors);
   const params = canonicalize(request satisfies Json);
   if (params.length > MAX_PARAMS_LENGTH)
@@ -71,17 +75,17 @@ export async function planTraining(
   };
 }
 
-/** What a training goes on from, or reads pictures with. */
+/** What a training goes on from, reads pictures with, or scores. */
 interface Start {
   /** The setting that names it. */
-  readonly setting: "start_from" | "image_encoder";
+  readonly setting: "start_from" | "image_encoder" | "adapter";
   /** As its settings name it to the runner. */
   readonly from: string;
   readonly files: ExecutionInputs["files"];
   /** Of an adapter. */
   readonly described?: ExecutionInputs["adapters"][number]["files"];
-  /** Of a net that predicts LoRAs, which has its rank, and may predict without a step. */
-  readonly defaults?: { readonly settings: { readonly rank: number }; readonly steps: 0 };
+  /** Of a net that predicts LoRAs, which has its rank, and may predict without a step; of an adapter that is scored, its kind. */
+  readonly defaults?: { readonly settings: { readonly rank: number } | { readonly kind: AdapterKind }; readonly steps: 0 };
 }
 
 async function startAdapter(store: TenantStore, { settings }: TrainingCreate): Promise<Start | undefined> {
@@ -119,6 +123,19 @@ async function encoderAdapter(store: TenantStore, { settings }: TrainingCreate):
       },
     ]);
   return adapterInputs(found, "image_encoder");
+}
+
+/** The adapter that an evaluation scores. */
+async function scoredAdapter(store: TenantStore, { settings }: TrainingCreate): Promise<Start | undefined> {
+  if (settings.method !== "evaluation") return undefined;
+  const found = (await store.adapters([settings.adapter])).get(settings.adapter);
+  const manifest = Object(found?.adapter.manifest);
+  const kind = adapterKindSchema.safeParse(Reflect.get(manifest, "kind"));
+  if (found?.adapter.status !== "ready" || !kind.success || Reflect.get(manifest, "layout") === imageEncoderLayout)
+    throw wrong([
+      { field: "settings.adapter", expected: "the name, id or content hash of an adapter that is ready", got: settings.adapter },
+    ]);
+  return { ...adapterInputs(found, "adapter"), defaults: { settings: { kind: kind.data }, steps: 0 } };
 }
 
 function adapterInputs(found: StoredAdapter, setting: Start["setting"]): Start {
@@ -212,16 +229,30 @@ function sizeErrors({ resolution }: TrainingRequest, { size_multiple, max_size, 
   ];
 }
 
+/** It has neither steps nor a use for its calibration. */
+function evaluationErrors({ settings, steps, dry_run }: TrainingRequest): FieldError[] {
+  if (settings.method !== "evaluation") return [];
+  return [
+    ...(steps === 0 ? [] : [{ field: "steps", expected: "0, for an evaluation", got: String(steps) }]),
+    ...(dry_run ? [{ field: "dry_run", expected: "false, for an evaluation", got: "true" }] : []),
+  ];
+}
+
 function itemErrors({ items, concepts, settings }: TrainingRequest): FieldError[] {
   const field = "dataset";
   const other = items.find(({ concept }) => concept >= concepts.length);
   return [
     ...(items.some(({ split }) => split === "train") ? [] : [{ field, expected: "at least one picture to train with", got: "none" }]),
     ...(other ? [{ field, expected: `pictures of concepts 0 to ${concepts.length - 1}`, got: String(other.concept) }] : []),
-    ...(settings.method === "controlnet" && items.some(({ condition }) => condition === null)
+    ...(readsMaps(settings) && items.some(({ condition }) => condition === null)
       ? [{ field, expected: "a condition for every picture", got: "one without" }]
       : []),
   ];
+}
+
+/** Whether every picture needs a control map. */
+function readsMaps(settings: TrainingRequest["settings"]): boolean {
+  return settings.method === "controlnet" || (settings.method === "evaluation" && /^(controlnet|t2i-adapter)$/.test(settings.kind));
 }
 
 /** The files that the items name, each once. */

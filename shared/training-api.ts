@@ -94,7 +94,7 @@ export type DatasetSummary = z.infer<typeof datasetSummarySchema>;
 export const datasetViewSchema = z.object({ ...datasetSummary, items: z.array(datasetItemViewSchema) }).meta({ id: "Dataset" });
 export type DatasetView = z.infer<typeof datasetViewSchema>;
 
-const [lora, inversion, dreambooth, hypernetwork, hyperLora, ipAdapter, controlnet] = methodSettingsSchema.options;
+const [lora, inversion, dreambooth, hypernetwork, hyperLora, ipAdapter, controlnet, evaluation] = methodSettingsSchema.options;
 /** A method and what of its settings differs from the defaults. */
 const statedSettingsSchema = z.discriminatedUnion("method", [
   lora
@@ -124,6 +124,9 @@ const statedSettingsSchema = z.discriminatedUnion("method", [
     .partial()
     .required({ method: true }),
   controlnet.partial().required({ method: true }),
+  evaluation.omit({ kind: true }).extend({
+    adapter: z.string().describe("name, id or content hash of the adapter that is scored as it is served; nothing is trained"),
+  }),
 ]);
 
 const asked = trainingRequestSchema.shape;

@@ -76,6 +76,7 @@ const published = {
     captionDropout: 0.5,
     warmup: 200,
   },
+  evaluation: { settings: { method: "evaluation", adapter: null, kind: "lora" }, steps: 0, batch: 4, learningRate: 0 },
 } as const satisfies Record<TrainingMethod, Row>;
 
 /** For small models. LoRA and textual inversion as the study measured them on the pocket model (docs/study.md); the others are starting points that no study has confirmed. */
@@ -116,6 +117,7 @@ const small = {
     captionDropout: 0.3,
     warmup: 10,
   },
+  evaluation: published.evaluation,
 } as const satisfies Record<TrainingMethod, Row>;
 
 /** Parameters in all parts below which a model counts as small: all published bases have more than 800 million. */

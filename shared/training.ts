@@ -1,10 +1,13 @@
 import { z } from "zod";
-import { adapterFileSchema } from "./adapter.ts";
+import { adapterFileSchema, adapterKindSchema } from "./adapter.ts";
 import { type ModelFamily, type ModelManifest, modelManifestSchema } from "./model.ts";
 import { contentHashSchema, sha256Schema } from "./names.ts";
 import { seedSchema } from "./picture.ts";
 
-/** What a training learns by; one row of every table over methods. `hypernetwork` is A1111's kind, `hyper-lora` predicts LoRA weights. */
+/**
+ * What a training learns by; one row of every table over methods. `hypernetwork` is A1111's kind, `hyper-lora` predicts LoRA weights,
+ * `evaluation` learns nothing: it scores an adapter that is there, from its file alone.
+ */
 export const trainingMethods = [
   "lora",
   "textual-inversion",
@@ -13,6 +16,7 @@ export const trainingMethods = [
   "hyper-lora",
   "ip-adapter",
   "controlnet",
+  "evaluation",
 ] as const;
 export const trainingMethodSchema = z.enum(trainingMethods);
 export type TrainingMethod = z.infer<typeof trainingMethodSchema>;
@@ -116,6 +120,12 @@ export const methodSettingsSchema = z.discriminatedUnion("method", [
     method: z.literal("controlnet"),
     preprocess: z.string().nullable(),
     condition_dropout: z.number().min(0).max(1),
+  }),
+  z.strictObject({
+    method: z.literal("evaluation"),
+    /** What is scored, at full strength. */
+    adapter: contentHashSchema.nullable(),
+    kind: adapterKindSchema,
   }),
 ]);
 export type MethodSettings = z.infer<typeof methodSettingsSchema>;
@@ -257,6 +267,10 @@ export const trainingScoresSchema = z.object({
 });
 export type TrainingScores = z.infer<typeof trainingScoresSchema>;
 
+/** The mean losses that a gain is made of, of one held-out picture. */
+export const pictureLossesSchema = z.object({ sha256: sha256Schema, concept: z.int(), base: z.number(), adapted: z.number() });
+export type PictureLosses = z.infer<typeof pictureLossesSchema>;
+
 export const trainingReportSchema = z.object({
   method: trainingMethodSchema,
   dataset_hash: sha256Schema,
@@ -270,6 +284,8 @@ export const trainingReportSchema = z.object({
   peak_memory_bytes: z.int(),
   trained_parameters: z.int(),
   scores: trainingScoresSchema.nullable(),
+  /** Of the scored pictures, in their order. */
+  picture_losses: z.array(pictureLossesSchema).optional(),
   /** Seconds of drawing samples and of scoring, beside `seconds`; of a dry run an estimate. */
   scoring_seconds: z.number().optional(),
   /** How many pictures did what. */

@@ -184,7 +184,10 @@ function readEmbedding(path: string, field: string): Promise<TensorF32> {
 }
 
 /** Rows of all inversions by text encoder; a word that has none for an encoder stays text there. */
-export function joinInversions(words: Collected["words"], { pictureModel }: PassPlan): ItemAdapters["inversions"] {
+export function joinInversions(
+  words: Collected["words"],
+  { pictureModel }: { pictureModel: Pick<PassPlan["pictureModel"], "model"> },
+): ItemAdapters["inversions"] {
   const { textEncoders } = pictureModel.model.description;
   return textEncoders.map(({ vocabularySize }, encoder) => {
     const found = words.flatMap(({ word, inversion }) => {

@@ -34,6 +34,10 @@ export interface BatchSettings {
   alphas: Float32Array;
   /** Null where text encoders are trained: then batches hold token ids alone. */
   captions: CaptionStates | null;
+  /** Evaluation: captions as the adapter has them read; absent: as the base does. */
+  adaptedCaptions?: CaptionStates;
+  /** Whether batches hold control maps. */
+  readsMaps?: boolean;
   /** IP-Adapter: what the image projection reads of a picture. */
   embed?: EmbedReference;
   /** True: new tokens are read as the plain text that they are, as the base model reads them. */
@@ -51,7 +55,7 @@ export function trainingAlphas({ model }: PictureModel, { zero_terminal_snr }: L
 
 /** @param gamma of min-SNR; null for losses that are compared rather than trained on */
 export async function assembleBatch(settings: BatchSettings, items: readonly BatchItem[], gamma: number | null): Promise<StepBatch> {
-  const { model, alphas, request, captions } = settings;
+  const { model, alphas, captions } = settings;
   const { latentChannels, predictionType, vaeScaleFactor, addedConditions } = model.model.description;
   const { width, height } = items[0]!.source.size;
   const [h, w] = [height / vaeScaleFactor, width / vaeScaleFactor];
@@ -65,8 +69,8 @@ export async function assembleBatch(settings: BatchSettings, items: readonly Bat
     })),
     { predictsVelocity: predictionType === "v_prediction", minSnrGamma: gamma, shape: [latentChannels, h, w] },
   );
-  const states = captions && (await Promise.all(items.map(({ caption }) => captions.of(caption))));
-  const { method } = request.settings;
+  const reading = settings.readsPlainTokens ? captions : (settings.adaptedCaptions ?? captions);
+  const states = reading && (await Promise.all(items.map(({ caption }) => reading.of(caption))));
   return {
     ...mixed,
     timesteps: items.map(({ timestep }) => timestep),
@@ -79,7 +83,7 @@ export async function assembleBatch(settings: BatchSettings, items: readonly Bat
       textEmbeds: states && concatItems(states.map(found => found.pooled)),
       timeIds: concatItems(items.map(({ source: { timeIds } }) => ({ data: Float32Array.from(timeIds), shape: [1, timeIds.length] }))),
     },
-    controlMap: method === "controlnet" ? concatItems(await Promise.all(items.map(mapOf))) : null,
+    controlMap: settings.readsMaps ? concatItems(await Promise.all(items.map(mapOf))) : null,
     imageEmbeds: settings.embed ? await embedded(items, settings.embed) : null,
     concepts: items.map(({ source }) => source.item.concept),
     references: referencesOf(items, [latentChannels, h, w]),

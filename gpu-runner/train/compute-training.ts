@@ -55,7 +55,7 @@ async function openStep(
   return openMethod(settings.method, settings, {
     ...{ model, tokenizers, request, options: { ...options, recompute: request.gradient_checkpointing } },
     start: await startFile(settings, fetched),
-    ...encoderOf(settings, fetched),
+    ...fetchedOf(settings, fetched),
   });
 }
 
@@ -68,12 +68,15 @@ async function startFile(settings: TrainingRequest["settings"], { adapters, file
   return { tensors: await readTensorFile(path), metadata };
 }
 
-/** Of an IP-Adapter's training: the adapter that its encoder lies in. */
-function encoderOf(settings: TrainingRequest["settings"], { adapters }: Fetched): { imageEncoder?: string } {
-  if (settings.method !== "ip-adapter" || settings.image_encoder === null) return {};
-  const path = adapters[settings.image_encoder];
-  if (path === undefined) throw new Error(`the adapter ${settings.image_encoder} was not fetched`);
-  return { imageEncoder: path };
+/** Of an IP-Adapter's training the adapter that its encoder lies in, of an evaluation the one that is scored. */
+function fetchedOf(settings: TrainingRequest["settings"], { adapters }: Fetched): { imageEncoder?: string; adapter?: string } {
+  const pathOf = (hash: string): string => {
+    const path = adapters[hash];
+    if (path === undefined) throw new Error(`the adapter ${hash} was not fetched`);
+    return path;
+  };
+  if (settings.method === "ip-adapter" && settings.image_encoder !== null) return { imageEncoder: pathOf(settings.image_encoder) };
+  return settings.method === "evaluation" && settings.adapter !== null ? { adapter: pathOf(settings.adapter) } : {};
 }
 
 const openers: { readonly [M in TrainingMethod]: (args: MethodArgs<M>) => Promise<OpenedStep> } = methods;

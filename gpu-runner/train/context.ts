@@ -3,10 +3,12 @@ import type { ModelManifest } from "../../shared/model.ts";
 import type { OptimizerSettings, TrainingEvent, TrainingRequest } from "../../shared/training.ts";
 import type { TensorF32 } from "../components.ts";
 import type { PictureContext, PictureModel } from "../pipeline/context.ts";
+import type { ItemAdapters } from "../pipeline/item-adapters.ts";
 import type { CheckpointArrays } from "./checkpoint.ts";
 import type { PreparedItem } from "./dataset.ts";
 import type { BaseWeights } from "./export/dreambooth.ts";
 import type { ResultTensor } from "./export/result.ts";
+import type { OwnAdapter } from "./own-pictures.ts";
 import type { TrainingStep } from "./step.ts";
 import type { TrainedTensors } from "./trained-tensors.ts";
 
@@ -36,6 +38,10 @@ export interface OpenedStep {
   step: TrainingStep;
   /** IP-Adapter: what its image projection reads of an item's reference picture, or of none: [1, E] or [1, P, E]. */
   embed?: EmbedReference;
+  /** Whether its batches hold control maps. */
+  readsMaps?: boolean;
+  /** Evaluation: the adapter that is scored, and the words and text layers that it brings. */
+  given?: { adapter: OwnAdapter; texts: ItemAdapters };
   /** Files that are registered with the adapter: where they lie, and their paths below the adapter's folder. */
   companions?: readonly Companion[];
   /** hyper-lora: the LoRA that it predicts for each concept, as diffusers names its tensors. */

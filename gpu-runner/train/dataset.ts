@@ -6,7 +6,7 @@ import type { DatasetItem } from "../../shared/training.ts";
 import type { TensorF32 } from "../components.ts";
 import type { PictureModel } from "../pipeline/context.ts";
 import { type RgbPicture, readMask, readPicture, toTensor, toUnitTensor } from "../pipeline/input-picture.ts";
-import { noAdapters } from "../pipeline/item-adapters.ts";
+import { type ItemAdapters, noAdapters } from "../pipeline/item-adapters.ts";
 import { encodeMean } from "../pipeline/latents.ts";
 import { itemTexts, type TextStates } from "../pipeline/texts.ts";
 import { withSafetensors } from "../weights/safetensors.ts";
@@ -148,13 +148,15 @@ export async function controlMapOf(item: PreparedItem, isFlipped: boolean): Prom
   return toUnitTensor(await item.condition(isFlipped));
 }
 
-/** What the UNet reads of a caption with no text encoder trained; each caption is encoded once. */
+/** What the UNet reads of a caption with no text encoder trained, and with the words and layers of adapters; each caption is encoded once. */
 export class CaptionStates {
   readonly #model: PictureModel;
+  readonly #adapters: ItemAdapters;
   readonly #known = new Map<string, Promise<TextStates>>();
 
-  constructor(model: PictureModel) {
+  constructor(model: PictureModel, adapters: ItemAdapters = noAdapters) {
     this.#model = model;
+    this.#adapters = adapters;
   }
 
   /** Cut after one chunk, as trainers do: a batch has one length. */
@@ -174,7 +176,7 @@ export class CaptionStates {
       clipSkip: 0,
       mostChunks: 1,
     } as const;
-    const texts = itemTexts(this.#model, settings, noAdapters, false);
+    const texts = itemTexts(this.#model, settings, this.#adapters, false);
     return (await texts.at({ step: 0, steps: 1 })).conditional;
   }
 }
@@ -198,15 +200,18 @@ const enoughToShare = 16;
  * of no stated use are for the scores, and of sixteen or more every second one chooses the weights instead. Of fewer, or of `validation` alone,
  * the same pictures do both, each at noises and timesteps of its own: half of eight would make the scores' intervals wider than what the
  * choice among some ten checkpoints can add to them.
+ * @param chooses false where no weights are chosen: then all that is held out is scored
  */
-export function splitItems(items: readonly DatasetItem[]): ItemSplit {
+export function splitItems(items: readonly DatasetItem[], chooses = true): ItemSplit {
   const of = (wanted: DatasetItem["split"]) => items.filter(({ split }) => split === wanted);
   const [train, validation, test, prior] = [of("train"), of("validation"), of("test"), of("prior")];
+  if (!chooses && validation.length + test.length > 0) return { train, validation: [], test: [...validation, ...test], prior };
   if (validation.length > 0) return { train, validation, test: test.length > 0 ? test : validation, prior };
   const isHeld = (i: number) => (train.length - 1 - i) % 10 === 0;
   const holdsOut = test.length === 0 && train.length >= 5;
   const held = holdsOut ? train.filter((_, i) => isHeld(i)) : test;
   const rest = holdsOut ? train.filter((_, i) => !isHeld(i)) : train;
+  if (!chooses) return { train: rest, validation: [], test: held, prior };
   if (held.length < enoughToShare) return { train: rest, validation: held, test: held, prior };
   return { train: rest, validation: held.filter((_, i) => i % 2 === 1), test: held.filter((_, i) => i % 2 === 0), prior };
 }

@@ -17,7 +17,11 @@ export async function ownUse(
   concept: number,
 ): Promise<OwnAdapter> {
   const path = join(folder, files[0]!);
-  const adapter = await hashAdapterFiles(adapterDiskFiles(path));
+  return useOf(request, kind, path, await hashAdapterFiles(adapterDiskFiles(path)), concept);
+}
+
+/** @param path of the adapter's file or folder @param adapter its content hash */
+export function useOf(request: TrainingRequest, kind: AdapterKind, path: string, adapter: string, concept: number): OwnAdapter {
   // What reads a picture is shown one of the dataset's.
   const [shown] = request.items;
   const image = shown!.condition ?? shown!.sha256;

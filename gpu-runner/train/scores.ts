@@ -1,5 +1,5 @@
 /** What a training has achieved, as numbers with intervals that need no other model: see docs/training.md. */
-import type { Score, TrainingRequest, TrainingScores } from "../../shared/training.ts";
+import type { PictureLosses, Score, TrainingRequest, TrainingScores } from "../../shared/training.ts";
 import type { BatchSettings } from "./batch.ts";
 import type { PreparedItem } from "./dataset.ts";
 import { type EvaluationPlan, evaluate, evenly, mean } from "./evaluate.ts";
@@ -94,12 +94,18 @@ export interface ScoredPictures {
   drifts: readonly number[];
 }
 
+export interface ScoreResult {
+  scores: TrainingScores;
+  /** Of the held-out pictures that were scored. */
+  pictures: PictureLosses[];
+}
+
 /** The losses that are compared: of at most `scoring.pictures` held-out pictures. Null where no picture is held out. */
 export async function scoreTraining(
   step: TrainingStep,
   settings: BatchSettings,
   { own, generic, drifts, genericIsPlain = false, between }: ScoredPictures,
-): Promise<TrainingScores | null> {
+): Promise<ScoreResult | null> {
   const { request } = settings;
   if (own.length === 0 || drifts.length === 0 || request.scoring.pictures === 0) return null;
   const paired = async (
@@ -115,9 +121,14 @@ export async function scoreTraining(
   const unnamed = await paired(scored, ({ item }) => withoutToken(item.caption, request));
   const prior = generic.length > 0 ? priorScore(await paired(generic, ({ item }) => item.caption, genericIsPlain), request.seed) : null;
   return {
-    gain: gainScore(named, request.seed),
-    binding: bindingScore(named, unnamed, request.seed),
-    prior,
-    drift: meanScore(drifts, request.seed),
+    scores: {
+      gain: gainScore(named, request.seed),
+      binding: bindingScore(named, unnamed, request.seed),
+      prior,
+      drift: meanScore(drifts, request.seed),
+    },
+    pictures: scored.map(({ item: { sha256, concept } }, i) => ({
+      ...{ sha256, concept, base: mean(named.base[i]!), adapted: mean(named.adapted[i]!) },
+    })),
   };
 }

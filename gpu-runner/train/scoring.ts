@@ -1,7 +1,7 @@
 /** A finished training's scores: the pictures that they need, in the time that there is; and what they will cost. */
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { TrainingRequest, TrainingScores } from "../../shared/training.ts";
+import type { TrainingRequest } from "../../shared/training.ts";
 import { readPicture, toTensor } from "../pipeline/input-picture.ts";
 import { encodeMean } from "../pipeline/latents.ts";
 import type { BatchSettings } from "./batch.ts";
@@ -10,7 +10,7 @@ import { type PreparedItem, prepareItems } from "./dataset.ts";
 import { evaluate, evenly } from "./evaluate.ts";
 import { genericPictures, makePicture, type OwnAdapter, ownItems, ownPath, ownRequest, scoringSteps } from "./own-pictures.ts";
 import { gridPrompts } from "./sample-grid.ts";
-import { grid, scoreTraining, withoutToken } from "./scores.ts";
+import { grid, type ScoreResult, scoreTraining, withoutToken } from "./scores.ts";
 import type { TrainingStep } from "./step.ts";
 import { validation } from "./training-run.ts";
 
@@ -39,7 +39,7 @@ export async function scoreResult(
   context: TrainingContext,
   scored: Scored,
   adapters: readonly OwnAdapter[],
-): Promise<TrainingScores | null> {
+): Promise<ScoreResult | null> {
   const { test, step, settings } = scored;
   if (test.length === 0 || request.scoring.pictures === 0) return null;
   const between = async () => {
@@ -99,7 +99,8 @@ async function genericItems(
   if (prior.length > 0) return { generic: evenly(prior, scoring.prior_pictures), genericIsPlain: false };
   const own = await ownItems(request, { ...context, yieldTo: between }, genericPictures(request, context), "prior");
   const generic = await prepareItems(context.model, { ...own, resolution, flip: false, cacheDir: context.cacheDir, between });
-  return { generic, genericIsPlain: settings.method === "controlnet" || settings.method === "ip-adapter" };
+  const kind = settings.method === "evaluation" ? settings.kind : settings.method;
+  return { generic, genericIsPlain: /^(controlnet|ip-adapter|t2i-adapter)$/.test(kind) };
 }
 
 /**

@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { canonicalize, sha256Hex } from "../../shared/canonical.ts";
-import type { DatasetItem, TrainingEvent, TrainingReport, TrainingRequest, TrainingResult, TrainingScores } from "../../shared/training.ts";
+import type { DatasetItem, TrainingEvent, TrainingReport, TrainingRequest, TrainingResult } from "../../shared/training.ts";
 import type { Picture } from "../pipeline/context.ts";
 import { type BatchSettings, trainingAlphas } from "./batch.ts";
 import { saveCheckpoint } from "./checkpoint.ts";
@@ -14,6 +14,7 @@ import { makePicture, type OwnAdapter, ownRequest, priorItems } from "./own-pict
 import { ownUse } from "./own-use.ts";
 import { datasetHash, thinned } from "./report.ts";
 import { writeSampleGrid } from "./sample-grid.ts";
+import type { ScoreResult } from "./scores.ts";
 import { type Scored, scoreResult, secondsBesideSteps } from "./scoring.ts";
 import { type Course, courses, stagesOf, stepsInAll } from "./stages.ts";
 import { type RunItems, TrainingRun } from "./training-run.ts";
@@ -46,7 +47,7 @@ export async function train(request: TrainingRequest, given: TrainingContext): P
   const opened = await context.openStep(request);
   let optimiser: Optimiser | null = null;
   try {
-    optimiser = await context.openOptimiser(opened.step.tensors, request.optimizer);
+    optimiser = opened.given ? nothingToMove : await context.openOptimiser(opened.step.tensors, request.optimizer);
     const training = { ...(await prepare(request, context, opened, optimiser)), others };
     if (request.dry_run) return await calibrate(request, context, training);
     phase(context, "training");
@@ -56,6 +57,9 @@ export async function train(request: TrainingRequest, given: TrainingContext): P
     await opened.step.release();
   }
 }
+
+/** Of an evaluation. */
+const nothingToMove: Optimiser = { state: new Map(), step: async () => 0, release: async () => {} };
 
 /** Adds what the work takes, in milliseconds. */
 async function countedIn<T>(total: { ms: number }, work: () => Promise<T>): Promise<T> {
@@ -79,7 +83,7 @@ async function prepare(
 ): Promise<Omit<Opened, "others">> {
   const { step } = opened;
   const memory = { peak: process.memoryUsage.rss() };
-  const split = splitItems(request.items);
+  const split = splitItems(request.items, opened.given === undefined);
   phase(context, "caching");
   const { resolution, flip } = request;
   const between = async () => {
@@ -102,6 +106,8 @@ async function prepare(
     alphas: trainingAlphas(context.model, request.loss),
     captions: trainsText(request) ? null : new CaptionStates(context.model),
     ...(opened.embed && { embed: opened.embed }),
+    ...(opened.readsMaps && { readsMaps: true }),
+    ...(opened.given && { adaptedCaptions: new CaptionStates(context.model, opened.given.texts) }),
     ...(opened.referenceShare !== undefined && { referenceShare: opened.referenceShare }),
   };
   const run = new TrainingRun(step, optimiser, settings, items, await sha256Hex(canonicalize(request)));
@@ -286,15 +292,15 @@ async function finish(
   phase(context, "scoring");
   const [before, others] = [performance.now(), training.others.ms];
   const paths = [...exported.paths];
-  let scores: TrainingScores | null = null;
+  let scored: ScoreResult | null = null;
   if (endedBy !== "deadline") {
-    const adapters = await ownAdapters(request, exported, folder);
+    const adapters = training.given ? [training.given.adapter] : await ownAdapters(request, exported, folder);
     paths.push(await writeSampleGrid(request, context, adapters, folder));
-    const { step, settings, scored } = training;
-    scores = await scoreResult(request, context, { step, settings, ...scored }, adapters);
+    const { step, settings, scored: held } = training;
+    scored = await scoreResult(request, context, { step, settings, ...held }, adapters);
   }
   const scoring_seconds = (performance.now() - before - (training.others.ms - others)) / 1000;
-  const report = { ...(await makeReport(request, training, endedBy, scores)), scoring_seconds };
+  const report = { ...(await makeReport(request, training, endedBy, scored)), scoring_seconds };
   writeFileSync(join(folder, "report.json"), `${JSON.stringify({ ...report, request }, null, 1)}\n`);
   const files = [];
   for (const path of [...paths, "report.json"]) files.push(await describeFile(folder, path));
@@ -305,7 +311,7 @@ async function makeReport(
   request: TrainingRequest,
   { run: { progress }, step, memory, items, scored }: Opened,
   endedBy: TrainingReport["ended_by"],
-  scores: TrainingScores | null,
+  result: ScoreResult | null,
 ): Promise<TrainingReport> {
   const seconds = progress.computed_ms / 1000;
   return {
@@ -320,7 +326,8 @@ async function makeReport(
     seconds_per_step: progress.step === 0 ? 0 : seconds / progress.step,
     peak_memory_bytes: memory.peak,
     trained_parameters: step.tensors.values.length,
-    scores,
+    scores: result?.scores ?? null,
+    ...(result && { picture_losses: result.pictures }),
     pictures: {
       train: items.train.length,
       validation: items.validation.length,

@@ -100,6 +100,10 @@ const exporters = {
     writeTensors(args.folder, "controlnet/diffusion_pytorch_model.safetensors", args.tensors);
     return { kind: "controlnet", ...registered(["controlnet/diffusion_pytorch_model.safetensors"]) };
   },
+  evaluation: ({ request: { settings } }) => {
+    if (settings.method !== "evaluation") throw new Error(`expected settings of an evaluation, got ${settings.method}`);
+    return { kind: settings.kind, paths: [], adapters: [] };
+  },
 } satisfies Record<TrainingMethod, (args: ExportArgs) => Exported>;
 
 export function exportResult(args: ExportArgs): Exported {
@@ -116,8 +120,9 @@ function hasTwo({ description }: ExportArgs): boolean {
   return description.textEncoders.length > 1;
 }
 
-function registered(files: string[]): Pick<Exported, "paths" | "adapters"> {
-  return { paths: files, adapters: [{ suffix: null, files }] };
+function registered(files: readonly string[]): Pick<Exported, "paths" | "adapters"> {
+  // Apart: what else a training writes joins `paths` later.
+  return { paths: [...files], adapters: [{ suffix: null, files: [...files] }] };
 }
 
 function loraFiles(args: ExportArgs, tensors: readonly ResultTensor[], { rank, alpha }: { rank: number; alpha: number }): Exported {

@@ -9,6 +9,7 @@ import type { TrainingOptions } from "../training-session.ts";
 import { newControlNetConfig, openControlNetStep } from "./controlnet.ts";
 import { baseWeights, openDreamBoothStep, trainedWeight } from "./dreambooth.ts";
 import { requireRoom } from "./dreambooth-room.ts";
+import { openEvaluation } from "./evaluation.ts";
 import { openHyperLora } from "./hyper-lora/open.ts";
 import { contextWidths, openHyperNetworkStep } from "./hypernetwork.ts";
 import { openIpAdapterTraining } from "./ip-adapter-training.ts";
@@ -33,6 +34,8 @@ export interface MethodArgs<M extends TrainingMethod> {
   start: StartFile | null;
   /** IP-Adapter: folder of its image encoder, or of an adapter that has one. */
   imageEncoder?: string;
+  /** Evaluation: path of the adapter's file or folder. */
+  adapter?: string;
   options: TrainingOptions;
 }
 
@@ -71,7 +74,9 @@ export const methods = {
   },
   "hyper-lora": openHyperLora,
   "ip-adapter": openIpAdapterTraining,
+  evaluation: openEvaluation,
   controlnet: async ({ model, request, options }) => ({
+    readsMaps: true,
     step: openControlNetStep(model, { config: newControlNetConfig(model), conditioningScale: 1, seed: request.seed }, options),
   }),
 } satisfies { readonly [M in TrainingMethod]: OpenMethod<M> };

@@ -156,6 +156,8 @@ describe("a training's acceptance", () => {
     [{ settings: { method: "ip-adapter" } }, "settings.image_encoder"],
     [{ settings: { method: "ip-adapter", image_encoder: "none" } }, "settings.image_encoder"],
     [{ settings: { method: "controlnet" } }, "dataset"],
+    [{ settings: { method: "evaluation", adapter: "none" } }, "settings.adapter"],
+    [{ settings: { method: "evaluation" } }, "settings.adapter"],
     [{ optimizer: { learning_rate: 2 } }, "optimizer.learning_rate"],
   ])("refuses %j with the field %s", async (changes, field) => {
     const answer = await post(asked(changes));
