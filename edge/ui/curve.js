@@ -3,7 +3,6 @@ import { make } from "./dom.js";
 /** A line of a diagram: points as step and value. @typedef {{ title: string, style: "raw" | "smooth" | "dots", points: readonly (readonly [number, number])[] }} Line */
 
 const namespace = "http://www.w3.org/2000/svg";
-const height = 220;
 const margin = { left: 52, right: 12, top: 12, bottom: 24 };
 /** More points than this in a line would not be seen. */
 const mostPoints = 800;
@@ -11,8 +10,9 @@ const mostPoints = 800;
 /**
  * A small diagram over the steps of a training, drawn anew whenever it is told of lines or of another width.
  * @param {string} label what is drawn, for those who don't see it
+ * @param {number} height in pixels
  */
-export function curve(label) {
+export function curve(label, height) {
   const svg = element("svg", { class: "curve", role: "img", height });
   const readout = make("p", { className: "hint curve-readout" });
   const legend = make("p", { className: "hint curve-legend" });
@@ -30,7 +30,7 @@ export function curve(label) {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("aria-label", `${label}. ${summary(shown)}`);
     svg.replaceChildren(
-      ...ticks(low, high, 4).map(value => gridLine(y(value), width, number(value))),
+      ...ticks(low, high, Math.round(height / 55)).map(value => gridLine(y(value), width, number(value))),
       ...ticks(0, last, Math.max(2, Math.floor(width / 110))).map(step => text(x(step), height - 6, "middle", step.toLocaleString("en"))),
       ...shown.flatMap(line => drawn(line, x, y)),
     );

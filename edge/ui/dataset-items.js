@@ -8,10 +8,10 @@ import { changeItem, getDatasetPicture } from "./training-api.js";
 
 /** What a picture is for. @type {Record<Item["split"], string>} */
 export const splits = {
-  train: "learned from",
-  validation: "chooses the weights",
-  test: "scored",
-  prior: "generic: not to be forgotten",
+  train: "train: learned from",
+  validation: "validation: chooses weights",
+  test: "test: scored",
+  prior: "prior: generic",
 };
 
 /** Pictures that are shown, to be let go of with their cards. @type {Set<string>} */

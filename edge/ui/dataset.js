@@ -105,7 +105,9 @@ export async function bringPictures(name, files) {
   bar.hidden = false;
   try {
     const zip = files.length === 1 ? files[0]?.path : undefined;
-    const called = (name || zip || `pictures of ${new Date().toLocaleString()}`).replace(/\.zip$/i, "").slice(0, 100);
+    const called = (name || zip || new Date().toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }))
+      .replace(/\.zip$/i, "")
+      .slice(0, 100);
     const made = await datasetOf(called, files, (text, share) => {
       bar.setAttribute("aria-label", text);
       if (share === null || share === 1) bar.removeAttribute("value");

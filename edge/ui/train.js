@@ -3,7 +3,7 @@ import { ApiError, listAdapters, listModels } from "./api.js";
 import { chooseDataset, forgetDatasets, refreshDatasets, setUpDatasets, takeDropped } from "./dataset.js";
 import { duration, fileSize } from "./describe.js";
 import { setUpDialogs } from "./dialogs.js";
-import { byId, toast } from "./dom.js";
+import { byId, make, toast } from "./dom.js";
 import { setUpDrops } from "./drop.js";
 import { followJob } from "./follow.js";
 import { currentKey } from "./key.js";
@@ -98,24 +98,28 @@ async function start(request) {
 }
 
 /**
- * A dry run: a few steps, from which the runner tells time and memory of the whole.
+ * A dry run: a few steps, from which the runner tells time and memory of the whole. It leaves no training behind.
  * @param {TrainingRequest} request
  */
 async function measure(request) {
   const text = byId("estimate-text", HTMLElement);
-  text.textContent = "Measuring …";
+  const stopped = new AbortController();
+  const stop = make("button", { type: "button", className: "link-button" }, "Stop");
+  stop.addEventListener("click", () => stopped.abort());
+  text.replaceChildren("Measuring …", stop);
   const { id, job } = await createTraining({ ...request, dry_run: true });
-  await followJob(job.id, {
-    onEvent: () => {},
-    onJob: ({ status }) => {
-      if (status === "queued") text.textContent = "Waiting for a runner …";
-    },
-  });
-  const { estimate: found, error, status } = await getTraining(id);
-  text.textContent = found
-    ? `${found.steps} steps in about ${duration(found.seconds)} with at most ${fileSize(found.memory_bytes)} of memory.`
-    : `Not measured: ${error?.detail ?? error?.title ?? status}`;
+  const onJob = (/** @type {{ status: string }} */ { status }) => {
+    if (status === "queued") text.replaceChildren("Waiting for a runner …", stop);
+  };
+  await followJob(job.id, { onEvent: () => {}, onJob }, stopped.signal);
+  text.textContent = stopped.signal.aborted ? "" : measured(await getTraining(id));
   await deleteTraining(id);
+}
+
+/** @param {Training} training of a dry run that has ended */
+function measured({ estimate: found, error, status }) {
+  if (!found) return `Not measured: ${error?.detail ?? error?.title ?? status}`;
+  return `${found.steps} steps in about ${duration(found.seconds)} with at most ${fileSize(found.memory_bytes)} of memory.`;
 }
 
 /**

@@ -12,7 +12,7 @@ import { createSamples } from "./training-samples.js";
 /** @typedef {import("./training-api.js").Training} Training */
 /** @typedef {import("../../shared/job.ts").JobEvent} JobEvent */
 /** @typedef {Extract<JobEvent, { type: "step" }>} Step */
-/** What is known of a training's way: values by step. @typedef {{ losses: Map<number, number>, smoothed: Map<number, number>, rates: Map<number, number>, validation: Map<number, number>, best: number | null, last: Step | null, phase: string, drawn: number }} Course */
+/** What is known of a training's way: values by step. @typedef {{ losses: Map<number, number>, smoothed: Map<number, number>, rates: Map<number, number>, validation: Map<number, number>, best: number | null, last: Step | null, phase: string }} Course */
 
 const section = byId("training", HTMLElement);
 const cancel = byId("training-cancel", HTMLButtonElement);
@@ -26,8 +26,8 @@ const phases = {
   scoring: "Scoring",
   exporting: "Writing the result",
 };
-const lossCurve = curve("Loss");
-const rateCurve = curve("Learning rate");
+const lossCurve = curve("Loss", 240);
+const rateCurve = curve("Learning rate", 120);
 const samples = createSamples(byId("training-samples", HTMLElement));
 /** @type {Training | null} */
 let shown = null;
@@ -101,7 +101,8 @@ async function follow(training, course, signal) {
     },
     signal,
   );
-  if (signal.aborted || hasEnded) return;
+  if (signal.aborted) return;
+  if (hasEnded) return drawEnd(training, course);
   const end = await getTraining(training.id);
   if (signal.aborted) return;
   shown = end;
@@ -113,7 +114,7 @@ async function follow(training, course, signal) {
 /** @returns {Course} */
 function newCourse() {
   const none = () => /** @type {Map<number, number>} */ (new Map());
-  return { losses: none(), smoothed: none(), rates: none(), validation: none(), best: null, last: null, phase: "", drawn: 0 };
+  return { losses: none(), smoothed: none(), rates: none(), validation: none(), best: null, last: null, phase: "" };
 }
 
 /**
@@ -236,8 +237,17 @@ function showTraining(training, course) {
   if (!hasEnded) return showLive(training, course);
   section.dataset.status = training.status;
   say(endLine(training));
-  drawCurves(course, Math.max(training.report?.steps ?? 0, ...course.losses.keys(), 1));
+  drawEnd(training, course);
   showReport(training);
+}
+
+/**
+ * @param {Training} training
+ * @param {Course} course
+ */
+function drawEnd({ report }, course) {
+  const steps = [...course.losses.keys()].reduce((a, b) => Math.max(a, b), 1);
+  drawCurves(course, Math.max(report?.steps ?? 0, steps));
 }
 
 /** @param {Training} training */

@@ -84,6 +84,11 @@ describe.skipIf(!executable)("in a real browser", () => {
     await page.getByText("3 to learn from · 1 to score").waitFor();
     const loaded = `[...document.querySelectorAll(".card img")].map(({ naturalWidth }) => naturalWidth)`;
     await expect.poll(() => page.evaluate(loaded), { timeout: 20_000 }).toEqual([64, 64, 64, 64]);
+    await fill({ Word: "zxq, wvu" });
+    await page.getByLabel("Concept of picture 2").selectOption("wvu");
+    await expect.poll(async () => (await shownDataset()).items.map(({ concept }) => concept)).toEqual([0, 1, 0, 0]);
+    await page.getByLabel("Concept of picture 2").selectOption("zxq");
+    await expect.poll(async () => (await shownDataset()).items.map(({ concept }) => concept)).toEqual([0, 0, 0, 0]);
     const { items } = await shownDataset();
     expect(items.map(({ split }) => split)).toEqual(["train", "train", "train", "test"]);
     const [first, ...others] = items.map(({ caption }) => caption).sort();
