@@ -1,7 +1,7 @@
 import { onThisOrigin } from "./api.js";
-import { curlCommand } from "./curl.js";
+import { copyCurl } from "./curl.js";
 import { fileName, requestFor } from "./describe.js";
-import { icon, make, toast } from "./dom.js";
+import { icon, make } from "./dom.js";
 
 /** @typedef {import("./api.js").Generation} Generation */
 /** @typedef {import("./api.js").GenerationRequest} GenerationRequest */
@@ -38,7 +38,12 @@ const actions = [
     applies: ({ picture }) => picture.id !== null && picture.url !== null,
     run: ({ picture }, page) => page.startFrom(picture.id ?? ""),
   },
-  { label: "Copy as curl", icon: "curl", applies: always, run: ({ generation, picture }) => copyCurl(requestFor(generation, picture)) },
+  {
+    label: "Copy as curl",
+    icon: "curl",
+    applies: always,
+    run: ({ generation, picture }) => copyGeneration(requestFor(generation, picture)),
+  },
   { label: "Download", icon: "download", applies: ({ picture }) => picture.url !== null, run: ({ picture }) => download(picture) },
   { label: "Delete", icon: "delete", applies: ended, run: ({ generation }, page) => page.remove(generation) },
 ];
@@ -66,13 +71,8 @@ export function actionButtons(subject, page, style) {
 }
 
 /** @param {GenerationRequest} request */
-export async function copyCurl(request) {
-  try {
-    await navigator.clipboard.writeText(curlCommand(location.origin, request));
-    toast("Copied. Set ATELIER_KEY to your key, then paste.");
-  } catch {
-    toast("The browser refused to copy.");
-  }
+export function copyGeneration(request) {
+  return copyCurl("/v1/generations", request, ["Prefer: wait=60"]);
 }
 
 /** @param {Picture} picture */

@@ -3,6 +3,7 @@ import { make } from "./dom.js";
 import { asField, labelled } from "./fields.js";
 import { followJob, isTerminal } from "./follow.js";
 import { getTrainingFile } from "./training-api.js";
+import { adapterTitle } from "./training-report.js";
 
 /** @typedef {import("./training-api.js").Training} Training */
 
@@ -69,11 +70,12 @@ async function showGrid({ id, request }, list) {
  * @param {Training} training
  * @param {HTMLElement} list
  */
-function drawForm({ adapters, request, model }, list) {
+function drawForm(training, list) {
+  const { adapters, request, model } = training;
   const [token = ""] = request.concepts.map(concept => concept.token);
   const prompt = make("input", { value: request.sample_prompts[0] ?? token });
   const seed = make("input", { type: "number", inputMode: "numeric", min: "0", max: String(MAX_SEED), placeholder: "random" });
-  const which = make("select", {}, ...adapters.map((id, i) => new Option(request.concepts[i]?.token ?? String(i + 1), id)));
+  const which = make("select", {}, ...adapters.map((id, i) => new Option(adapterTitle(training, i), id)));
   const button = make("button", { type: "submit", className: "button" }, "Draw both");
   const error = make("p", { className: "error", hidden: true, role: "alert" });
   const form = make(

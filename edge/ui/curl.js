@@ -1,16 +1,16 @@
-/** @typedef {import("./api.js").GenerationRequest} GenerationRequest */
+import { toast } from "./dom.js";
 
 /**
  * A curl command for a POSIX shell that makes the same request. The key is left to the environment, so that the text can be shared.
- * @param {string} origin of the API
- * @param {GenerationRequest} request
+ * @param {string} url
+ * @param {object} request
+ * @param {readonly string[]} headers beside the usual ones
  */
-export function curlCommand(origin, request) {
+function curlCommand(url, request, headers) {
   return [
-    `curl -sS ${origin}/v1/generations`,
+    `curl -sS ${url}`,
     `-H "Authorization: Bearer $ATELIER_KEY"`,
-    `-H 'Content-Type: application/json'`,
-    `-H 'Prefer: wait=60'`,
+    ...["Content-Type: application/json", ...headers].map(header => `-H '${header}'`),
     `-d ${shellQuoted(JSON.stringify(request, null, 2))}`,
   ].join(" \\\n  ");
 }
@@ -18,4 +18,19 @@ export function curlCommand(origin, request) {
 /** @param {string} text */
 function shellQuoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/**
+ * Puts the command for a request into the clipboard.
+ * @param {string} path of the API
+ * @param {object} request
+ * @param {readonly string[]} [headers] beside the usual ones
+ */
+export async function copyCurl(path, request, headers = []) {
+  try {
+    await navigator.clipboard.writeText(curlCommand(location.origin + path, request, headers));
+    toast("Copied. Set ATELIER_KEY to your key, then paste.");
+  } catch {
+    toast("The browser refused to copy.");
+  }
 }

@@ -1,5 +1,5 @@
 import { setUpAccess, showKey, takeKey } from "./access.js";
-import { actionButtons, copyCurl } from "./actions.js";
+import { actionButtons, copyGeneration } from "./actions.js";
 import { droppedPackages } from "./adapter-upload.js";
 import { addAdapter, fillAdapters, forgetAdapter, setUpAdapters } from "./adapters.js";
 import { createGeneration, deleteGeneration, listModels } from "./api.js";
@@ -132,7 +132,7 @@ function setUpGenerate() {
   });
   byId("copy-form", HTMLButtonElement).addEventListener("click", () => {
     const request = readForm();
-    if (request) void copyCurl({ ...request, seed: request.seed ?? Math.floor(Math.random() * (MAX_SEED + 1)) });
+    if (request) void copyGeneration({ ...request, seed: request.seed ?? Math.floor(Math.random() * (MAX_SEED + 1)) });
   });
   byId("more-pictures", HTMLButtonElement).addEventListener("click", () => void showMore());
 }

@@ -1,5 +1,6 @@
 import { setUpAccess, showKey, takeKey } from "./access.js";
 import { ApiError, listAdapters, listModels } from "./api.js";
+import { copyCurl } from "./curl.js";
 import { chooseDataset, forgetDatasets, refreshDatasets, setUpDatasets, takeDropped } from "./dataset.js";
 import { duration, fileSize } from "./describe.js";
 import { setUpDialogs } from "./dialogs.js";
@@ -72,6 +73,10 @@ function setUpSubmit() {
     ask(start);
   });
   estimate.addEventListener("click", () => ask(measure));
+  byId("copy-form", HTMLButtonElement).addEventListener("click", () => {
+    const request = readTraining();
+    if (request) void copyCurl("/v1/trainings", request);
+  });
 }
 
 /** @param {(request: TrainingRequest) => Promise<void>} what */

@@ -4,7 +4,8 @@ import { byId } from "./dom.js";
 import { clearFieldErrors, showFieldErrors } from "./fields.js";
 import { putAt, valueAt } from "./paths.js";
 import { trainingDefaults } from "./training-defaults.js";
-import { advancedRows, fieldsOf, fillFields, methods, readFields } from "./training-fields.js";
+import { fieldsOf, fillFields, readFields } from "./training-fields.js";
+import { advancedRows, methods } from "./training-methods.js";
 
 /** @typedef {import("./api.js").Adapter} Adapter */
 /** @typedef {import("./api.js").Model} Model */
@@ -19,7 +20,7 @@ const modelSelect = byId("model", HTMLSelectElement);
 const numbers = ["steps", "optimizer.learning_rate", "batch_size", "resolution", "sample_every"];
 /** @type {readonly Model[]} */
 let models = [];
-/** @type {Record<import("./training-fields.js").Source, readonly { id: string, title: string }[]>} */
+/** @type {Record<import("./training-methods.js").Source, readonly { id: string, title: string }[]>} */
 let sources = { adapters: [], loras: [], nets: [], encoders: [] };
 
 export function setUpTrainingForm() {
@@ -45,12 +46,17 @@ export function showChoices(list, adapters, trainings) {
   sources = {
     adapters: ready.filter(({ manifest }) => manifest?.layout !== imageEncoderLayout).map(titled),
     loras: ready.filter(({ kind }) => kind === "lora").map(titled),
-    encoders: ready.filter(({ kind }) => kind === "ip-adapter").map(titled),
+    encoders: ready.filter(hasEncoder).map(titled),
     nets: trainings
       .filter(({ status, request }) => status === "succeeded" && request.settings.method === "hyper-lora" && !request.dry_run)
       .map(({ id, name }) => ({ id, title: name })),
   };
   showDefaults();
+}
+
+/** @param {Adapter} adapter */
+function hasEncoder({ manifest, files }) {
+  return manifest?.layout === imageEncoderLayout || files.some(({ path }) => path === "image_encoder/config.json");
 }
 
 function method() {

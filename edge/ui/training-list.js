@@ -4,7 +4,7 @@ import { confirmation } from "./dialogs.js";
 import { byId, make, toast } from "./dom.js";
 import { isTerminal } from "./follow.js";
 import { deleteTraining, listTrainings } from "./training-api.js";
-import { methods } from "./training-fields.js";
+import { methods } from "./training-methods.js";
 
 /** @typedef {import("./training-api.js").Training} Training */
 

@@ -3,7 +3,7 @@ import { duration, fileSize } from "./describe.js";
 import { make } from "./dom.js";
 import { count } from "./models.js";
 import { getTraining } from "./training-api.js";
-import { methods } from "./training-fields.js";
+import { methods } from "./training-methods.js";
 
 /** @typedef {import("./training-api.js").Training} Training */
 /** @typedef {NonNullable<Training["report"]>} Report */
@@ -45,6 +45,16 @@ const verdicts = { good: "as wanted", bad: "not as wanted", open: "" };
 /** @param {number} value */
 function percent(value) {
   return `${(100 * value).toFixed(1)} %`;
+}
+
+/**
+ * What one of the adapters that a training has made is called where there are several.
+ * @param {Training} training
+ * @param {number} index
+ */
+export function adapterTitle({ adapters, request: { concepts } }, index) {
+  // One that could not be registered leaves no place in the list.
+  return (adapters.length === concepts.length && concepts[index]?.token) || String(index + 1);
 }
 
 /** What ended a training, in words. @type {Record<Report["ended_by"], string>} */

@@ -5,8 +5,8 @@ import { clock, duration, fileSize } from "./describe.js";
 import { announce, byId, make, toast } from "./dom.js";
 import { followJob, isTerminal } from "./follow.js";
 import { cancelTraining, getTraining } from "./training-api.js";
-import { methods } from "./training-fields.js";
-import { downloads, facts, scoreTable } from "./training-report.js";
+import { methods } from "./training-methods.js";
+import { adapterTitle, downloads, facts, scoreTable } from "./training-report.js";
 import { createSamples } from "./training-samples.js";
 
 /** @typedef {import("./training-api.js").Training} Training */
@@ -264,7 +264,7 @@ function showReport(training) {
   const rows = facts(training).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
   const uses = adapters.map((id, i) => {
     const query = new URLSearchParams({ adapter: id, model, prompt: request.sample_prompts[0] ?? request.concepts[i]?.token ?? "" });
-    const which = adapters.length > 1 ? ` (${request.concepts[i]?.token ?? i + 1})` : "";
+    const which = adapters.length > 1 ? ` (${adapterTitle(training, i)})` : "";
     return make("a", { className: "button primary", href: `/?${query}` }, `Use in the playground${which}`);
   });
   const heading = (/** @type {string} */ title) => make("h3", {}, title);

@@ -6,7 +6,8 @@ import { adapterFits } from "../../shared/adapter-fit.ts";
 import { adapterSettings } from "../../shared/generation.ts";
 import { modelFamilies } from "../../shared/model.ts";
 import { controlPreprocessors } from "../../shared/picture.ts";
-import { trainingMethods } from "../../shared/training.ts";
+import { lossSchema, methodSettingsSchema, optimizerSchema, scoringSchema, trainingMethods } from "../../shared/training.ts";
+import { trainingCreateSchema } from "../../shared/training-api.ts";
 import { trainingDefaults } from "../../shared/training-defaults.ts";
 
 /** A module of the page. It has no build step, so it repeats some tables of shared/. */
@@ -63,3 +64,24 @@ test("the page shows the API's defaults of trainings", async () => {
         expect(page.trainingDefaults(method, family, model)).toEqual(trainingDefaults(method, family, model));
       }
 });
+
+test("the page has a field for every setting of every method", async () => {
+  const row = z.object({ name: z.string() });
+  const tables = z
+    .object({ methods: z.record(z.string(), z.object({ rows: z.array(row) })), advancedRows: z.array(row) })
+    .parse(await pageModule("training-methods.js"));
+  expect(Object.keys(tables.methods)).toEqual([...trainingMethods]);
+  // What kind an evaluated adapter is of is read from it.
+  const unasked = ["method", "kind"];
+  for (const option of methodSettingsSchema.options) {
+    const settings = Object.keys(option.shape).filter(name => !unasked.includes(name));
+    const rows = tables.methods[option.shape.method.value]!.rows.map(({ name }) => name);
+    expect(rows.sort()).toEqual(settings.map(name => `settings.${name}`).sort());
+  }
+  const known = [...Object.keys(trainingCreateSchema.shape), ...groups("optimizer", optimizerSchema), ...groups("loss", lossSchema)];
+  for (const { name } of tables.advancedRows) expect([...known, ...groups("scoring", scoringSchema)]).toContain(name);
+});
+
+function groups(name: string, schema: z.ZodObject): string[] {
+  return Object.keys(schema.shape).map(key => `${name}.${key}`);
+}

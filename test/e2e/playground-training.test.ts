@@ -1,3 +1,4 @@
+import { fileURLToPath } from "node:url";
 import type { BrowserContext, Page } from "playwright-core";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -199,5 +200,24 @@ describe.skipIf(!executable)("in a real browser", () => {
     await page.locator(".job.ended").filter({ hasText: /Done/ }).waitFor();
     expect((await api().generation(generation)).request.adapters).toMatchObject([{ name: "cube", kind: "lora" }]);
     expect(complaints).toEqual([]);
+  });
+
+  test("an image encoder is offered to trainings of IP-Adapters, and to no request", async () => {
+    await page.getByRole("button", { name: "Add an adapter" }).click();
+    await page.locator("#adapter-folder").setInputFiles(fileURLToPath(new URL("../../models/pocket-clip", import.meta.url)));
+    await page
+      .locator(".upload")
+      .filter({ hasText: /^pocket-clipImage encoder/ })
+      .waitFor();
+    const buttons = page.locator(".entry").filter({ hasText: "pocket-clip" }).getByRole("button");
+    expect(await buttons.allTextContents()).toEqual(["Delete"]);
+    await page.goto(`${product.url}/train`);
+    await page.locator("#key-known").waitFor();
+    await page.getByLabel("Method", { exact: true }).selectOption("ip-adapter");
+    const titles = await page.getByLabel("Image encoder", { exact: true }).locator("option").allTextContents();
+    expect(titles).toEqual(["choose one", "pocket-clip, version 1"]);
+    await fill({ "Name of the result": "eyes" });
+    await page.getByRole("button", { name: "Train", exact: true }).click();
+    await page.locator("[data-field='settings.image_encoder'] .error").filter({ hasText: "CLIP vision encoder" }).waitFor();
   });
 });
