@@ -67,6 +67,9 @@ function chosenModel() {
   return models.find(({ name }) => name === modelSelect.value);
 }
 
+/** The method and model that fields are shown for. */
+let shownFor = "";
+
 /** Shows what the API takes where nothing is entered, for the method and model that are chosen. */
 function showDefaults() {
   const model = chosenModel();
@@ -77,20 +80,54 @@ function showDefaults() {
   for (const name of numbers) byId(name, HTMLInputElement).placeholder = String(valueAt(defaults, name));
   byId("sampling.steps", HTMLInputElement).placeholder = String(model.defaults.steps);
   byId("resolution", HTMLInputElement).step = String(model.size_multiple);
+  const isShownFor = `${method()} ${model.name}`;
+  const kept = entries(shownFor === isShownFor);
+  shownFor = isShownFor;
   byId("method-fields", HTMLElement).replaceChildren(...fieldsOf(rows, defaults, sources));
-  const kept = entries("advanced-fields");
   byId("advanced-fields", HTMLElement).replaceChildren(...fieldsOf(advancedRows, defaults, sources));
-  for (const [name, value] of kept) byId(name, HTMLInputElement).value = value;
+  restore(kept);
+}
+
+/** @typedef {{ name: string, value: string, checked: boolean | null }} Entry `checked` of boxes to tick */
+
+/** The fields that are made for a method. */
+function madeFields() {
+  const fields = form.querySelectorAll(":is(#method-fields, #advanced-fields) :is(input, select)");
+  return [...fields].filter(field => field instanceof HTMLInputElement || field instanceof HTMLSelectElement);
 }
 
 /**
- * Numbers that were entered in a part of the form.
- * @param {string} id
- * @returns {[name: string, value: string][]}
+ * What stands in them. Under another method or model what was entered of the rest stays, while boxes and choices begin as its defaults.
+ * @param {boolean} isSame
+ * @returns {Entry[]}
  */
-function entries(id) {
-  const inputs = [...byId(id, HTMLElement).querySelectorAll("input")].filter(({ type, value }) => type === "number" && value !== "");
-  return inputs.map(({ name, value }) => [name, value]);
+function entries(isSame) {
+  const all = madeFields().map(field => ({ name: field.name, value: field.value, checked: isBox(field) ? field.checked : null }));
+  return isSame ? all : all.filter(({ name, value }) => value !== "" && isNumber(name));
+}
+
+/** @param {string} name */
+function isNumber(name) {
+  return advancedRows.some(row => row.name === name && row.control === "number");
+}
+
+/** @param {readonly Entry[]} kept */
+function restore(kept) {
+  for (const field of madeFields()) {
+    const isTick = isBox(field);
+    const entry = kept.find(({ name, value, checked }) => name === field.name && (checked === null || value === field.value));
+    if (!entry) continue;
+    if (isTick) field.checked = entry.checked ?? field.checked;
+    else if (field instanceof HTMLInputElement || [...field.options].some(({ value }) => value === entry.value)) field.value = entry.value;
+  }
+}
+
+/**
+ * @param {HTMLInputElement | HTMLSelectElement} field
+ * @returns {field is HTMLInputElement}
+ */
+function isBox(field) {
+  return field instanceof HTMLInputElement && field.type === "checkbox";
 }
 
 /** The words that the concepts are called by: as entered, else the training's name. */
@@ -161,6 +198,7 @@ function readConcepts(entered) {
 export function fillTraining({ name, model: named, request }) {
   clearFieldErrors(form);
   form.reset();
+  for (const part of ["method-fields", "advanced-fields"]) byId(part, HTMLElement).replaceChildren();
   methodSelect.value = request.settings.method;
   if (models.some(model => model.name === named)) modelSelect.value = named;
   showDefaults();

@@ -44,7 +44,7 @@ const verdicts = { good: "as wanted", bad: "not as wanted", open: "" };
 
 /** @param {number} value */
 function percent(value) {
-  return `${(100 * value).toFixed(1)} %`;
+  return `${(100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1")} %`;
 }
 
 /**
@@ -65,6 +65,7 @@ const layouts = {
   kohya: "kohya (A1111, ComfyUI)",
   diffusers: "diffusers",
   peft: "PEFT",
+  lycoris: "LyCORIS: the full difference",
   a1111: "A1111",
   model: "the whole model",
   "single-file": "the whole model in one file",

@@ -12,6 +12,9 @@ import { startProduct } from "../support/product.ts";
 const executable = findChromium();
 if (!executable) console.log("skipped: no Chromium found (set CHROMIUM_PATH to one)");
 
+/** On a machine that does much else. */
+const patiently = { timeout: 30_000 };
+
 /** A picture of a cube's front on a floor: its place and shade differ with i. */
 function scene(i: number): Promise<Buffer> {
   const square = { width: 20 + 4 * i, height: 20 + 4 * i, channels: 3 as const, background: { r: 200, g: 40 + 10 * i, b: 60 } };
@@ -84,12 +87,12 @@ describe.skipIf(!executable)("in a real browser", () => {
     await page.getByLabel("Use of picture 4").selectOption("test");
     await page.getByText("3 to learn from · 1 to score").waitFor();
     const loaded = `[...document.querySelectorAll(".card img")].map(({ naturalWidth }) => naturalWidth)`;
-    await expect.poll(() => page.evaluate(loaded), { timeout: 20_000 }).toEqual([64, 64, 64, 64]);
+    await expect.poll(() => page.evaluate(loaded), patiently).toEqual([64, 64, 64, 64]);
     await fill({ Word: "zxq, wvu" });
     await page.getByLabel("Concept of picture 2").selectOption("wvu");
-    await expect.poll(async () => (await shownDataset()).items.map(({ concept }) => concept)).toEqual([0, 1, 0, 0]);
+    await expect.poll(async () => (await shownDataset()).items.map(({ concept }) => concept), patiently).toEqual([0, 1, 0, 0]);
     await page.getByLabel("Concept of picture 2").selectOption("zxq");
-    await expect.poll(async () => (await shownDataset()).items.map(({ concept }) => concept)).toEqual([0, 0, 0, 0]);
+    await expect.poll(async () => (await shownDataset()).items.map(({ concept }) => concept), patiently).toEqual([0, 0, 0, 0]);
     const { items } = await shownDataset();
     expect(items.map(({ split }) => split)).toEqual(["train", "train", "train", "test"]);
     const [first, ...others] = items.map(({ caption }) => caption).sort();
@@ -124,6 +127,7 @@ describe.skipIf(!executable)("in a real browser", () => {
     const curve = page.getByRole("img", { name: /^Loss\. each step from/ });
     await curve.waitFor();
     await page.reload();
+    await fill({ Rank: "3" });
     await state(/^Done in/).waitFor();
     const { report, request, adapters } = await shownTraining();
     expect(request).toMatchObject({
@@ -135,13 +139,16 @@ describe.skipIf(!executable)("in a real browser", () => {
       concepts: [{ token: "zxq" }],
     });
     expect(await curve.locator("polyline.raw").getAttribute("points")).toMatch(/^(\S+,\S+ ){11}\S+,\S+$/);
-    expect(await page.locator(".strip img").count()).toBe(2);
+    await expect.poll(() => page.locator(".strip img").count(), patiently).toBe(2);
     const gain = `${(100 * report!.scores!.gain.value).toFixed(1)} %`;
     await page.getByRole("row", { name: /^Gain/ }).filter({ hasText: gain }).waitFor();
     const downloads = await page.locator(".downloads a").allTextContents();
     for (const path of ["kohya/lora.safetensors", "samples.png", "report.json"]) expect(downloads).toContain(path);
     expect(adapters.length).toBe(1);
-    expect(await page.locator(".pairs canvas").count()).toBe(2);
+    // What was entered meanwhile stays when models and adapters are read anew.
+    await page.locator("#trainings").getByText("succeeded").waitFor();
+    expect(await page.getByLabel("Rank", { exact: true }).inputValue()).toBe("3");
+    await expect.poll(() => page.locator(".pairs canvas").count(), patiently).toBe(2);
   });
 
   test("base and result are drawn side by side from the same noise, and differ", async () => {
@@ -181,7 +188,7 @@ describe.skipIf(!executable)("in a real browser", () => {
     await state(/^Done in/).waitFor();
     for (const colorScheme of ["light", "dark"] as const) {
       await page.emulateMedia({ colorScheme });
-      await expect.poll(() => faintTexts(page)).toEqual([]);
+      await expect.poll(() => faintTexts(page), patiently).toEqual([]);
     }
     expect(await namelessControls(page)).toEqual([]);
     await page.setViewportSize({ width: 360, height: 740 });
