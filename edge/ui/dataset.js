@@ -157,9 +157,10 @@ function sayCounts() {
   ];
   byId("dataset-counts", HTMLElement).textContent = items.length === 0 ? "" : parts.filter(Boolean).join(" · ");
   byId("caption-all", HTMLElement).hidden = bare === 0;
+  byId("hold-out", HTMLElement).textContent = of("test") > 0 ? "Hold out none" : "Hold out a fifth";
 }
 
-/** Every fifth picture is kept back for the scores, or none where some are. */
+/** Every fifth picture is kept back for the scores; where some are, none is from now on. */
 async function holdOut() {
   const isHeld = current?.items.some(({ split }) => split === "test") ?? false;
   const learned = current?.items.filter(({ split }) => split === "train") ?? [];
