@@ -65,6 +65,10 @@ export interface OnnxModel {
   files: readonly string[];
   /** Count of nodes by op. */
   census: ReadonlyMap<string, number>;
+  /** In the order of the file. */
+  nodes: readonly NodeProto[];
+  /** Of what the nodes make, by name. */
+  shapes: ReadonlyMap<string, Shape>;
   /** Serialises the model; `locations` are the names of `files` as seen from the model's own folder. */
   bytes(locations: readonly string[]): Uint8Array;
 }
@@ -81,6 +85,7 @@ export class OnnxBuilder {
   readonly #conditions = new Map<string, Condition>();
   /** Those of branches too. */
   readonly #allNodes: NodeProto[] = [];
+  readonly #shapes = new Map<string, Shape>();
   readonly #outputNames = new Map<Value, string>();
   #temporaries = 0;
 
@@ -177,9 +182,7 @@ export class OnnxBuilder {
   /** A shape as an int64 vector: a constant if all dims are numbers, else an input that the session computes from the feeds. */
   dims(shape: Shape): string {
     if (shape.every(dim => typeof dim === "number")) return this.ints(shape);
-    const name = `shape[${shape.map(dim => (typeof dim === "number" ? dim : dim.name)).join(",")}]`;
-    this.#shapeInputs.set(name, { name, dims: shape });
-    return name;
+    return this.#fed(shape);
   }
 
   /** Checks the whole and closes it. Throws GraphError for an op outside `ops` or a symbol that no input binds. */
@@ -202,8 +205,17 @@ export class OnnxBuilder {
       conditionInputs: [...this.#conditions.values()],
       files,
       census,
+      nodes: this.#inFileOrder(),
+      shapes: this.#shapes,
       bytes: locations => this.#serialise(files, locations),
     };
+  }
+
+  /** An int64 vector that the session computes from the feeds. */
+  #fed(dims: Shape): string {
+    const name = `shape[${dims.map(dimName).join(",")}]`;
+    this.#shapeInputs.set(name, { name, dims });
+    return name;
   }
 
   #push(
@@ -215,9 +227,16 @@ export class OnnxBuilder {
   ): void {
     const attribute = Object.entries(attributes).map(([name, value]) => encodeAttribute(name, value));
     const name = `${outputs[0]}/${op}`;
-    const node = create(NodeProtoSchema, { name, opType: op, domain, input: [...inputs], output: outputs, attribute });
+    const input = op === "Reshape" && this.#graph.inOrder ? [inputs[0]!, this.#fedTarget(inputs[1]!)] : [...inputs];
+    const node = create(NodeProtoSchema, { name, opType: op, domain, input, output: outputs, attribute });
     this.#scope.nodes.push(node);
     this.#allNodes.push(node);
+  }
+
+  /** A constant of `ints` as an input, so that shape inference does not come to know it (see `#serialise`). */
+  #fedTarget(name: string): string {
+    const constant = this.#inline.get(name);
+    return constant ? this.#fed([...new BigInt64Array(constant.rawData.slice().buffer)].map(Number)) : name;
   }
 
   /** Nodes added by `build` as a graph of their own, which sees the names of the whole. */
@@ -246,6 +265,7 @@ export class OnnxBuilder {
 
   #declare(name: string, shape: Shape, dtype: DType): string {
     this.#scope.values.set(name, valueInfo(name, shape, dtype));
+    this.#shapes.set(name, shape);
     return name;
   }
 
@@ -263,14 +283,26 @@ export class OnnxBuilder {
         if (!bound.has(name)) throw new GraphError(value.name, "shape", `symbols [${[...bound.keys()]}]`, name);
   }
 
+  /**
+   * ONNX Runtime walks back from the outputs, at each node first to the input whose maker has the highest index: so, from the last
+   * index to the first, what was made first runs first. Left alone it runs the whole backward chain before the gradients beside it.
+   */
+  #inFileOrder(): readonly NodeProto[] {
+    return this.#graph.inOrder ? this.#whole.nodes.toReversed() : this.#whole.nodes;
+  }
+
+  /**
+   * Of a graph with gradients no shape is told. ONNX Runtime plans one buffer for values of equal shapes that live one after the other,
+   * however far apart, and holds it in between: twice to four times of what is needed, where each size comes by on the way there and
+   * back. Where it knows no shape, each value has a buffer of its own, freed after its last use.
+   */
   #serialise(files: readonly string[], locations: readonly string[]): Uint8Array {
     const location = new Map(files.map((file, i) => [file, locations[i]!]));
     const outputs = new Set(this.#graph.outputs.map(output => output.name));
+    const told = (shape: Shape): Shape | null => (this.#graph.inOrder ? null : shape);
     const graph = create(GraphProtoSchema, {
       name: this.#graph.name,
-      // ONNX Runtime walks back from the outputs, at each node first to the input whose maker has the highest index: so, from the last
-      // index to the first, what was made first runs first. Left alone it runs the whole backward chain before the gradients beside it.
-      node: this.#graph.inOrder ? this.#whole.nodes.toReversed() : this.#whole.nodes,
+      node: [...this.#inFileOrder()],
       initializer: [
         ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location.get(stored.file)!)),
         ...[...this.#flipped].map(
@@ -286,12 +318,12 @@ export class OnnxBuilder {
         ...this.#inline.values(),
       ],
       input: [
-        ...this.#graph.inputs.map(input => valueInfo(input.name, input.shape, input.dtype)),
-        ...[...this.#shapeInputs.values()].map(({ name, dims }) => valueInfo(name, [dims.length], "int64")),
+        ...this.#graph.inputs.map(input => valueInfo(input.name, told(input.shape), input.dtype)),
+        ...[...this.#shapeInputs.values()].map(({ name, dims }) => valueInfo(name, told([dims.length]), "int64")),
         ...[...this.#conditions.values()].map(({ name }) => valueInfo(name, [], "bool")),
       ],
       output: this.#graph.outputs.map(({ name, value }) => valueInfo(name, value.shape, value.dtype)),
-      valueInfo: [...this.#whole.values.values()].filter(value => !outputs.has(value.name)),
+      valueInfo: this.#graph.inOrder ? [] : [...this.#whole.values.values()].filter(value => !outputs.has(value.name)),
     });
     const opsetImport = [
       { domain: "", version: BigInt(opset) },
@@ -338,14 +370,15 @@ const elementTypes = {
   bool: TensorProto_DataType.BOOL,
 } satisfies Record<DType | "bool", TensorProto_DataType>;
 
-function valueInfo(name: string, shape: Shape, dtype: keyof typeof elementTypes): ValueInfoProto {
-  const dim = shape.map((size: Dim) =>
+/** @param shape null: not even how many dims it has */
+function valueInfo(name: string, shape: Shape | null, dtype: keyof typeof elementTypes): ValueInfoProto {
+  const dim = shape?.map((size: Dim) =>
     typeof size === "number"
       ? { value: { case: "dimValue" as const, value: BigInt(size) } }
       : { value: { case: "dimParam" as const, value: size.name } },
   );
   return create(ValueInfoProtoSchema, {
     name,
-    type: { value: { case: "tensorType", value: { elemType: elementTypes[dtype], shape: { dim } } } },
+    type: { value: { case: "tensorType", value: { elemType: elementTypes[dtype], ...(dim && { shape: { dim } }) } } },
   });
 }
