@@ -1,13 +1,17 @@
 /**
  * Gradients side by side in few outputs. Each output of a run is copied into a buffer of its own, so hundreds of small ones cost
- * more than their bytes; a pack beyond 128 MB would be held twice for too long.
+ * more than their bytes; and while a pack is joined, its members are held twice.
  */
 import type { TensorF32 } from "../components.ts";
 import { copyGraph } from "../graph/copy.ts";
-import type { Graph, Value } from "../graph/ir.ts";
+import type { Graph } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
 
-const maxPackElements = 2 ** 25;
+/** 128 MB, unless so many elements or more are needed for `maxOutputs`. */
+const packElements = 32e6;
+
+/** Of a run, those that are no gradients included. */
+const maxOutputs = 32;
 
 interface Packed {
   name: string;
@@ -19,38 +23,52 @@ interface Packed {
 
 /**
  * The same graph with those outputs whose names begin so (such as `gradient.`) in packs; `unpack` gives the results of a run under
- * the first names. Dims must be numbers.
+ * the first names. Dims must be numbers. A pack takes gradients in the order in which they are computed: a run goes from one
+ * output to the next, and would else come back for gradients whose activations had to be kept until then.
  */
 export function packOutputs(
   source: Graph,
   prefix: string,
 ): { graph: Graph; unpack(results: Readonly<Record<string, TensorF32>>): Record<string, TensorF32> } {
   const { graph, values } = copyGraph(source, shape => shape as readonly number[]);
-  const packed: Packed[] = [];
-  let members: Value[] = [];
-  let [filled, count] = [0, 0];
-  const packName = (): string => `pack.${prefix}${count}`;
-  const close = (): void => {
-    if (members.length === 0) return;
-    graph.output(packName(), members.length === 1 ? members[0]! : ops.concat(members, 0));
-    [members, filled] = [[], 0];
-    count++;
-  };
-  for (const { name, value } of source.outputs) {
-    const copy = values.get(value)!;
-    if (!name.startsWith(prefix)) {
-      graph.output(name, copy);
-      continue;
-    }
-    const shape = copy.shape as readonly number[];
-    const size = elements(shape);
-    if (filled + size > maxPackElements) close();
-    packed.push({ name, shape, pack: packName(), offset: filled });
-    members.push(ops.reshape(copy, [size]));
-    filled += size;
+  const isPacked = ({ name }: { name: string }): boolean => name.startsWith(prefix);
+  const rest = source.outputs.filter(output => !isPacked(output));
+  for (const { name, value } of rest) graph.output(name, values.get(value)!);
+  const places = new Map(source.nodes.flatMap(({ outputs }, place) => outputs.map(value => [value, place] as const)));
+  const members = source.outputs
+    .filter(isPacked)
+    .map(({ name, value }) => ({ name, value, size: elements(value.shape as readonly number[]) }));
+  members.sort((a, b) => (places.get(a.value) ?? -1) - (places.get(b.value) ?? -1));
+  const packed = new Map<string, Packed>();
+  for (const [i, pack] of inPacks(members, maxOutputs - rest.length).entries()) {
+    const output = `pack.${prefix}${i}`;
+    let offset = 0;
+    const parts = pack.map(({ name, value, size }) => {
+      packed.set(name, { name, shape: value.shape as readonly number[], pack: output, offset });
+      offset += size;
+      return ops.reshape(values.get(value)!, [size]);
+    });
+    graph.output(output, parts.length === 1 ? parts[0]! : ops.concat(parts, 0));
   }
-  close();
-  return { graph, unpack: results => unpack(results, packed) };
+  const inOrder = source.outputs.flatMap(({ name }) => packed.get(name) ?? []);
+  return { graph, unpack: results => unpack(results, inOrder) };
+}
+
+/** In the order given, at most so many packs, each as small as that allows; what is larger than a pack is one by itself. */
+function inPacks<T extends { size: number }>(members: readonly T[], most: number): readonly (readonly T[])[] {
+  for (let limit = packElements; ; limit *= 1.1) {
+    const packs: T[][] = [];
+    let filled = Number.POSITIVE_INFINITY;
+    for (const member of members) {
+      if (filled + member.size > limit) {
+        packs.push([]);
+        filled = 0;
+      }
+      packs.at(-1)!.push(member);
+      filled += member.size;
+    }
+    if (packs.length <= most) return packs;
+  }
 }
 
 function unpack(results: Readonly<Record<string, TensorF32>>, packed: readonly Packed[]): Record<string, TensorF32> {
