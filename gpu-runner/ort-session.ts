@@ -11,8 +11,8 @@ export interface OrtOptions {
 /**
  * `optimised`: every graph optimisation, weights packed for the kernels: the fastest steps, seconds to minutes to open.
  * `quick`: basic optimisations, weights as they lie in the file: open at once, steps about a sixth slower.
- * `training`: basic optimisations, without those that copy weights or keep activations alive that gradients can have again. The layout
- * of convolutions that `all` adds copies their weights for a few per cent of speed: 2.3 GB of 4.1 + 2.3 at Stable Diffusion 1.5's size.
+ * `training`: basic optimisations, without those that copy weights or keep activations alive that gradients can have again. `all` would hold
+ * copies of all convolutions' weights in memory for their faster layout; the emitter asks for that layout itself, from files.
  * `prepared`: what `saveOptimised` has written, mapped as it is: open at once, the fastest steps.
  */
 export type Opening = "optimised" | "quick" | "training" | "prepared";

@@ -2,16 +2,17 @@
 import { rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as ort from "onnxruntime-node";
+import { channelBlock } from "./channel-block.ts";
 import type { TensorF32 } from "./components.ts";
 import { dimName, evaluate, type Sizes, shapeName } from "./graph/dims.ts";
 import { emit, emitterFor } from "./graph/emitter.ts";
 import { type Graph, GraphError, type Value } from "./graph/ir.ts";
-import { flippedFile, type OnnxModel } from "./graph/onnx.ts";
+import type { OnnxModel } from "./graph/onnx.ts";
 import { type Opening, type OrtOptions, openOrt } from "./ort-session.ts";
 import { discardPrepared, findPrepared, type PreparedStore, prepare, preparedKey } from "./prepared-models.ts";
 import { CacheError } from "./weights/cache-error.ts";
-import { writeFlipped } from "./weights/flipped-weights.ts";
 import { linkIntoFolder } from "./weights/placement.ts";
+import { placeRelaid } from "./weights/relaid-weights.ts";
 
 export interface SessionOptions extends OrtOptions, PreparedStore {
   /** Weights beyond which a graph is opened quickly and optimised in the background, in bytes. */
@@ -39,7 +40,8 @@ export interface GraphSession {
  * the graph as it is, and changes over when the optimised form is ready. Throws GraphError, ProviderError, CacheError.
  */
 export async function createSession(graph: Graph, options: SessionOptions): Promise<GraphSession> {
-  const model = emit(graph, emitterFor(options.provider));
+  const emitter = emitterFor(options.provider);
+  const model = emit(graph, emitter, { channelBlock: options.training ? await channelBlock(options) : 1 });
   const opened = await open(model, options);
   const inTurn = turns();
   return {
@@ -98,7 +100,7 @@ async function openPrepared(options: SessionOptions, key: string): Promise<Opene
 
 /** Opens the graph as it is, has its optimised form prepared, and takes that from the first run on after it is ready. */
 async function openProgressively(model: OnnxModel, bytes: number, options: SessionOptions, key: string): Promise<Opened> {
-  const linked = linkModel(model, options.cacheDir);
+  const linked = linkModel(model, options);
   const abort = new AbortController();
   let current = await openOrt(linked.file, options, "quick").catch(error => {
     linked.remove();
@@ -129,7 +131,7 @@ async function openProgressively(model: OnnxModel, bytes: number, options: Sessi
 }
 
 async function openWhole(model: OnnxModel, options: SessionOptions, opening: Opening): Promise<ort.InferenceSession> {
-  const linked = linkModel(model, options.cacheDir);
+  const linked = linkModel(model, options);
   try {
     return await openOrt(linked.file, options, opening);
   } finally {
@@ -139,13 +141,12 @@ async function openWhole(model: OnnxModel, options: SessionOptions, opening: Ope
 }
 
 /** The model's file in a folder of its own, beside links to its weights. */
-function linkModel(model: OnnxModel, cacheDir: string): { file: string; remove(): void } {
-  const { folder, names } = linkIntoFolder(model.files, cacheDir);
+function linkModel(model: OnnxModel, { cacheDir, alive }: SessionOptions): { file: string; remove(): void } {
+  const { folder, names } = linkIntoFolder([...model.files, ...placeRelaid(model.relaid, cacheDir, alive)], cacheDir);
   const remove = (): void => rmSync(folder, { recursive: true, force: true });
   const file = join(folder, "model.onnx");
   try {
     writeFileSync(file, model.bytes(names));
-    if (model.flipped.length > 0) writeFlipped(join(folder, flippedFile), model.flipped);
   } catch (error) {
     remove();
     throw new CacheError(cacheDir, error);

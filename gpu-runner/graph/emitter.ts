@@ -41,9 +41,9 @@ export function emitterFor(provider: ExecutionProviderName): Emitter {
   return emitter;
 }
 
-/** The ONNX form of a graph for one provider. */
-export function emit(graph: Graph, emitter: Emitter): OnnxModel {
-  const onnx = new OnnxBuilder(graph);
+/** The ONNX form of a graph for one provider. `channelBlock` is explained at OnnxBuilder. */
+export function emit(graph: Graph, emitter: Emitter, { channelBlock }: { channelBlock: number } = { channelBlock: 1 }): OnnxModel {
+  const onnx = new OnnxBuilder(graph, channelBlock);
   for (const node of graph.nodes) {
     // The union of nodes and the table's mapped type correspond by `op`, which the compiler cannot follow through an index.
     const rule = emitter.rules[node.op] as (node: NodeOf<OpName>, onnx: OnnxBuilder) => void;

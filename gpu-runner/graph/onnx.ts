@@ -23,6 +23,8 @@ import {
 const opset = 20;
 const irVersion = 9;
 export const microsoft = "com.microsoft";
+/** ONNX Runtime's own convolutions over blocks of channels. */
+export const blockedChannels = "com.microsoft.nchwc";
 
 /** Constants beyond this lie outside the graph file. */
 const maxInlineBytes = 1024;
@@ -41,22 +43,26 @@ interface Scope {
   values: Map<string, ValueInfoProto>;
 }
 
-/** A constant of the graph that lies in no file yet: a convolution's weight for its input's gradient, [Cin, Cout, k, k] and flipped. */
-export interface FlippedWeight {
+/** How the weight [Cout, Cin, k, k] of a convolution lies in memory. */
+export interface WeightLayout {
+  /** As the gradient in its input reads it: [Cin, Cout, k, k], height and width reversed. */
+  flipped: boolean;
+  /** Channels that lie side by side: of [M, N, k, k] it is [M / b, N / b, k, k, b (of N), b (of M)]. 1: as the shape says. */
+  block: number;
+}
+
+/** A constant of the graph that lies in no file yet: a convolution's weight in another layout. */
+export interface RelaidWeight {
   stored: StoredTensor;
   /** Of the weight as it lies in its file, [Cout, Cin, k, k]. */
   shape: readonly number[];
-  /** Bytes from the start of the file of all of them, `flippedFile`. */
-  offset: number;
+  layout: WeightLayout;
 }
-
-/** Lies in the model's own folder. */
-export const flippedFile = "flipped.bin";
 
 export interface OnnxModel {
   graph: Graph;
-  /** What `flippedFile` has to hold, side by side; empty: there need be no such file. */
-  flipped: readonly FlippedWeight[];
+  /** Each has to lie in a file of its own. */
+  relaid: readonly RelaidWeight[];
   /** int64 vectors to be fed beside the graph's own inputs, computed from the sizes of these. */
   shapeInputs: readonly { name: string; dims: Shape }[];
   /** Scalar booleans to be fed likewise: whether a dim is at least so much. */
@@ -69,18 +75,19 @@ export interface OnnxModel {
   nodes: readonly NodeProto[];
   /** Of what the nodes make, by name. */
   shapes: ReadonlyMap<string, Shape>;
-  /** Serialises the model; `locations` are the names of `files` as seen from the model's own folder. */
+  /** Serialises the model; `locations` are the names of `files`, then those of the files of `relaid`, as seen from the model's own folder. */
   bytes(locations: readonly string[]): Uint8Array;
 }
 
 export class OnnxBuilder {
+  /** Channels that the provider's convolutions take side by side; 1: it has none that do, or they are not to be used. */
+  readonly channelBlock: number;
   readonly #graph: Graph;
   readonly #whole: Scope = { nodes: [], values: new Map() };
   #scope = this.#whole;
   readonly #inline = new Map<string, TensorProto>();
   readonly #initializers = new Map<string, { stored: StoredTensor; shape: readonly number[] }>();
-  readonly #flipped = new Map<string, FlippedWeight>();
-  #flippedBytes = 0;
+  readonly #relaid = new Map<string, RelaidWeight>();
   readonly #shapeInputs = new Map<string, { name: string; dims: Shape }>();
   readonly #conditions = new Map<string, Condition>();
   /** Those of branches too. */
@@ -89,8 +96,9 @@ export class OnnxBuilder {
   readonly #outputNames = new Map<Value, string>();
   #temporaries = 0;
 
-  constructor(graph: Graph) {
+  constructor(graph: Graph, channelBlock: number) {
     this.#graph = graph;
+    this.channelBlock = channelBlock;
     for (const { name, value } of graph.outputs)
       if (value.source === "node" && !this.#outputNames.has(value)) this.#outputNames.set(value, name);
   }
@@ -107,14 +115,10 @@ export class OnnxBuilder {
     return this.temporary("Reshape", [this.name(value), this.ints(shape)], shape);
   }
 
-  /** The weight [Cout, Cin, k, k] as [Cin, Cout, k, k] with height and width reversed: an initialiser of its own. */
-  flipped(weight: Value): string {
-    const name = `${weight.name}/flipped`;
-    if (!this.#flipped.has(name)) {
-      const stored = weight.stored!;
-      this.#flipped.set(name, { stored, shape: numbers(weight), offset: this.#flippedBytes });
-      this.#flippedBytes += stored.byteLength;
-    }
+  /** A stored convolution's weight in another layout: an initialiser of its own, [Cout, Cin, k, k], or [Cin, Cout, k, k] where it is flipped. */
+  relaid(weight: Value, layout: WeightLayout): string {
+    const name = `${weight.name}/${layout.flipped ? "flipped" : "straight"}.${layout.block}`;
+    if (!this.#relaid.has(name)) this.#relaid.set(name, { stored: weight.stored!, shape: numbers(weight), layout });
     return name;
   }
 
@@ -200,7 +204,7 @@ export class OnnxBuilder {
     const shapeInputs = [...this.#shapeInputs.values()];
     return {
       graph: this.#graph,
-      flipped: [...this.#flipped.values()],
+      relaid: [...this.#relaid.values()],
       shapeInputs,
       conditionInputs: [...this.#conditions.values()],
       files,
@@ -305,16 +309,7 @@ export class OnnxBuilder {
       node: [...this.#inFileOrder()],
       initializer: [
         ...[...this.#initializers].map(([name, { stored, shape }]) => externalTensor(name, stored, shape, location.get(stored.file)!)),
-        ...[...this.#flipped].map(
-          ([
-            name,
-            {
-              stored,
-              shape: [out, channels, ...kernel],
-              offset,
-            },
-          ]) => externalTensor(name, { ...stored, offset }, [channels!, out!, ...kernel], flippedFile),
-        ),
+        ...[...this.#relaid].map(([name, weight], i) => relaidTensor(name, weight, locations[files.length + i]!)),
         ...this.#inline.values(),
       ],
       input: [
@@ -328,6 +323,7 @@ export class OnnxBuilder {
     const opsetImport = [
       { domain: "", version: BigInt(opset) },
       { domain: microsoft, version: 1n },
+      ...(this.#allNodes.some(({ domain }) => domain === blockedChannels) ? [{ domain: blockedChannels, version: 1n }] : []),
     ];
     return toBinary(
       ModelProtoSchema,
@@ -345,6 +341,11 @@ function externalTensor(name: string, stored: StoredTensor, shape: readonly numb
     dataLocation: TensorProto_DataLocation.EXTERNAL,
     externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
   });
+}
+
+function relaidTensor(name: string, { stored, shape: [out, channels, ...kernel], layout }: RelaidWeight, location: string): TensorProto {
+  const shape = layout.flipped ? [channels!, out!, ...kernel] : [out!, channels!, ...kernel];
+  return externalTensor(name, { ...stored, offset: 0 }, shape, location);
 }
 
 /** A weight's shape, which has no symbols. */

@@ -4,6 +4,7 @@ import type { EmitRules, Emitter } from "../emitter.ts";
 import type { NodeOf, Value } from "../ir.ts";
 import { type AttributeValue, microsoft, type OnnxBuilder } from "../onnx.ts";
 import type { ActivationKind } from "../ops.ts";
+import { convolutionOps, emitConv, emitConvInputGradient, emitConvWeightGradient } from "./cpu-convolutions.ts";
 
 /** ONNX's default parameters are PyTorch's. */
 const activations = {
@@ -28,12 +29,7 @@ const rules: EmitRules = {
     const { minimum, maximum } = node.attributes;
     onnx.node("Clip", [...names(node, onnx), onnx.floats([minimum], []), onnx.floats([maximum], [])], node.outputs);
   },
-  conv2d: (node, onnx) => {
-    const { stride, pads } = node.attributes;
-    const kernel = node.inputs[1]!.shape.slice(2) as number[];
-    const attributes = { kernel_shape: kernel, strides: [stride, stride], pads: [pads.top, pads.left, pads.bottom, pads.right] };
-    onnx.node("Conv", names(node, onnx), node.outputs, attributes);
-  },
+  conv2d: emitConv,
   linear: emitLinear,
   lowRankLinear: emitLowRankLinear,
   groupNorm: emitGroupNorm,
@@ -103,12 +99,11 @@ export const cpuEmitter: Emitter = {
   rules,
   ops: new Set([
     ...Object.values(activations),
+    ...convolutionOps,
     "Add",
     "AveragePool",
     "Clip",
     "Concat",
-    "Conv",
-    "ConvTranspose",
     "Erf",
     "Exp",
     "Expand",
@@ -264,73 +259,4 @@ function emitMoments(node: NodeOf<"moments">, onnx: OnnxBuilder): void {
   const variance = onnx.temporary("ReduceMean", [squares, last], mean.shape, { keepdims: 1 });
   const shifted = onnx.temporary("Add", [variance, onnx.floats([node.attributes.epsilon], [])], mean.shape);
   onnx.node("Reciprocal", [onnx.temporary("Sqrt", [shifted], mean.shape)], [inverse]);
-}
-
-/** From so many pixels on a flipped copy of the weight is worth its memory: what it saves grows with the pixels, what it takes does not. */
-const pixelsToFlip = 256;
-
-/**
- * As a convolution with the flipped weight, which takes two thirds of a transposed one's time; transposed where the weight is
- * trained, strided, or large beside the picture.
- */
-function emitConvInputGradient(node: NodeOf<"convInputGradient">, onnx: OnnxBuilder): void {
-  const { stride, pads } = node.attributes;
-  const weight = node.inputs[1]!;
-  const kernel = weight.shape.slice(2) as number[];
-  const [rows, columns] = node.inputs[0]!.shape.slice(2) as [number, number];
-  // What is left of the kernel beyond the padding; padding wider than the kernel would have to be cut off instead.
-  const [high, wide] = [kernel[0]! - 1, kernel[1]! - 1];
-  const opposite = [high - pads.top, wide - pads.left, high - pads.bottom, wide - pads.right];
-  if (weight.stored && stride === 1 && rows * columns >= pixelsToFlip && opposite.every(count => count >= 0)) {
-    const inputs = [onnx.name(node.inputs[0]!), onnx.flipped(weight)];
-    onnx.node("Conv", inputs, node.outputs, { kernel_shape: kernel, pads: opposite });
-    return;
-  }
-  const padding = [pads.top + pads.bottom, pads.left + pads.right];
-  const [from, to] = [node.inputs[0]!.shape.slice(2) as number[], node.outputs[0]!.shape.slice(2) as number[]];
-  const attributes = {
-    kernel_shape: kernel,
-    strides: [stride, stride],
-    pads: [pads.top, pads.left, pads.bottom, pads.right],
-    // Rows and columns at the far edge that the stride stepped over.
-    output_padding: to.map((size, i) => size - ((from[i]! - 1) * stride + kernel[i]! - padding[i]!)),
-  };
-  onnx.node("ConvTranspose", names(node, onnx), node.outputs, attributes);
-}
-
-/** Every kernel position's pixels side by side, [B, Cin * k * k, h * w], times the gradients, summed over the items. */
-function emitConvWeightGradient(node: NodeOf<"convWeightGradient">, onnx: OnnxBuilder): void {
-  const { stride, pads } = node.attributes;
-  const [x, gradient, out] = [node.inputs[0]!, node.inputs[1]!, node.outputs[0]!];
-  const [batch, channels, height, width] = x.shape as number[];
-  const [, filters, rows, columns] = gradient.shape as number[];
-  const [kernelHeight, kernelWidth] = out.shape.slice(2) as [number, number];
-  const [paddedHeight, paddedWidth] = [height! + pads.top + pads.bottom, width! + pads.left + pads.right];
-  const isPadded = paddedHeight !== height || paddedWidth !== width;
-  const padded = isPadded
-    ? onnx.temporary(
-        "Pad",
-        [onnx.name(x), onnx.ints([pads.top, pads.left, pads.bottom, pads.right]), "", onnx.ints([2, 3])],
-        [batch!, channels!, paddedHeight, paddedWidth],
-      )
-    : onnx.name(x);
-  const pixels = rows! * columns!;
-  const positions: string[] = [];
-  for (let i = 0; i < kernelHeight; i++)
-    for (let j = 0; j < kernelWidth; j++) {
-      const [start, end] = [
-        [i, j],
-        [i + (rows! - 1) * stride + 1, j + (columns! - 1) * stride + 1],
-      ];
-      const inputs = [padded, onnx.ints(start!), onnx.ints(end!), onnx.ints([2, 3]), onnx.ints([stride, stride])];
-      const taken = onnx.temporary("Slice", inputs, [batch!, channels!, rows!, columns!]);
-      positions.push(onnx.temporary("Reshape", [taken, onnx.ints([batch!, channels!, 1, pixels])], [batch!, channels!, 1, pixels]));
-    }
-  const depth = channels! * positions.length;
-  const beside = onnx.temporary("Concat", positions, [batch!, channels!, positions.length, pixels], { axis: 2 });
-  const patches = onnx.temporary("Reshape", [beside, onnx.ints([batch!, depth, pixels])], [batch!, depth, pixels]);
-  const flat = onnx.temporary("Reshape", [onnx.name(gradient), onnx.ints([batch!, filters!, pixels])], [batch!, filters!, pixels]);
-  const products = onnx.temporary("FusedMatMul", [flat, patches], [batch!, filters!, depth], { transB: 1 }, microsoft);
-  const sum = onnx.temporary("ReduceSum", [products, onnx.ints([0])], [filters!, depth], { keepdims: 0 });
-  onnx.node("Reshape", [sum, onnx.ints(out.shape as number[])], [out]);
 }
