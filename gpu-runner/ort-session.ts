@@ -17,7 +17,7 @@ export interface OrtOptions {
  */
 export type Opening = "optimised" | "quick" | "training" | "prepared";
 
-const openings = {
+export const openings = {
   optimised: { graphOptimizationLevel: "all" },
   quick: { graphOptimizationLevel: "basic", extra: { session: { disable_prepacking: "1" } } },
   training: {
