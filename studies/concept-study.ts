@@ -1,131 +1,82 @@
-/** Whether a method learns concepts from eight pictures each, scored by a process that knows the exported file alone. */
+/** Whether a method learns concepts from eight pictures each, scored by a product that knows the exported file alone. */
 import { type ConceptSet, conceptNames, readConcept, type StudyPicture } from "./concepts.ts";
-import type { Kept } from "./kept.ts";
 import { type ConceptMethod, conceptPlans } from "./plans.ts";
-import type { Products } from "./products.ts";
-import { type Control, controlSchema, type Scored, scoredSchema, type Trained } from "./results.ts";
-import { exported, type TrainingAsked, trained } from "./training.ts";
+import { type ConceptResult, type Control, type ControlRow, controls, type Row } from "./results.ts";
+import type { Study } from "./study.ts";
+import { type Concept, costOf, evaluated, exportedFiles, type TrainingAsked, trained } from "./training.ts";
 import { shortfalls } from "./verdict.ts";
+import { genericPictures } from "./world-pictures.ts";
 
-const drawing = { steps: 20, seed: 7, width: 128, height: 128 };
+/** What the controls are made of. */
+const [controlled, other] = ["object-rocket", "object-mushroom"];
 
-export async function studyConcepts(method: ConceptMethod, products: Products, kept: Kept, say: (line: string) => void): Promise<void> {
-  const concepts = conceptNames.map(readConcept);
-  for (const concept of concepts) {
+export async function studyConcepts(method: ConceptMethod, study: Study): Promise<void> {
+  const result: ConceptResult = { kind: "concepts", rows: [], controls: [] };
+  for (const concept of conceptNames.map(readConcept)) {
     const part = `${method}/${concept.name}`;
-    const result = await trained(products.trainer, kept, part, request(method, concept));
-    const { scores } = await kept.part(`${part}/scored`, scoredSchema, () => score(products, kept, part, method, concept, result));
-    const missed = shortfalls(scores);
-    say(`${concept.name}: ${missed.length === 0 ? "learned" : missed.join("; ")} (${result.report.seconds.toFixed(0)} s)`);
-    await drawBeforeAndAfter(products, kept, part, method, concept, result);
+    const made = await trained(study.products.trainer, study.kept, part, request(method, concept));
+    const { scores, missed } = await score(study, method, `${part}/scores`, part, concept);
+    const row: Row = { concept: concept.name, token: concept.token, cost: costOf(made), scores, missed };
+    result.rows.push(row);
+    const grid = study.kept.read(`${part}/scores.png`);
+    if (grid) await study.picture(`${method}-${concept.name}`, grid);
+    study.say(`${concept.name}: ${missed.length === 0 ? "learned" : missed.join("; ")} (${made.wall_seconds.toFixed(0)} s)`);
+    study.finished(method, result);
+    if (concept.name === controlled) {
+      for (const control of Object.keys(controls) as Control[]) result.controls.push(await runControl(study, method, control));
+      study.finished(method, result);
+    }
   }
-  for (const [i, concept] of concepts.slice(0, 2).entries())
-    for (const control of await runControls(method, concept, concepts[(i + 1) % concepts.length]!, products, kept))
-      say(`${concept.name}, ${control.control}: ${control.shortfalls.length === 0 ? "PASSES, which it must not" : "fails, as it must"}`);
 }
 
+const named = ({ token, isObject }: ConceptSet): Concept => ({ token, class_prompt: isObject ? "toy" : "style" });
+
+/** What a training sees: none of the pictures that are scored. */
 function request(method: ConceptMethod, concept: ConceptSet): TrainingAsked {
-  const { budget, ...plan } = conceptPlans[method](concept);
   return {
-    pictures: async () => concept.pictures,
-    tokens: [concept.token],
-    classPrompt: concept.isObject ? "toy" : null,
-    body: { ...plan, budget, seed: 1 },
+    pictures: async () => concept.pictures.filter(({ split }) => split === "train"),
+    concepts: [named(concept)],
+    body: conceptPlans[method](concept),
   };
 }
 
-/** LoRA files are scored by the serving product, as a training of no steps from the file; other kinds have no such start. */
-async function score(
-  { server }: Products,
-  kept: Kept,
-  part: string,
-  method: ConceptMethod,
-  concept: ConceptSet,
-  result: Trained,
-): Promise<Scored> {
-  if (method === "lora") return { by: "serving process", scores: await scoreLora(server, kept, part, result, concept) };
-  if (!result.report.scores) throw new Error(`${part}: expected scores in the training's report`);
-  return { by: "training", scores: result.report.scores };
-}
-
-async function scoreLora(server: Products["server"], kept: Kept, part: string, result: Trained, concept: ConceptSet) {
-  const name = part.replaceAll("/", "-");
-  const adapter = await server.upload(name, [exported(kept, part, result)], null);
-  const { body, classPrompt, tokens } = request("lora", concept);
-  if (body.settings.method !== "lora") throw new Error(`${part}: expected the settings of a LoRA`);
-  const view = await server.train({
-    ...body,
-    name: `${name}-scored`,
-    model: "pocket",
-    dataset: await server.dataset(name, concept.pictures),
-    concepts: tokens.map(token => ({ token, class_prompt: classPrompt })),
-    resolution: 128,
-    settings: { ...body.settings, start_from: adapter },
-    steps: 0,
-  });
-  if (!view.report?.scores) throw new Error(`${name}: expected scores of a training of no steps`);
-  return view.report.scores;
-}
-
-/** Two test captions drawn with and without the adapter by the serving product; DreamBooth's as the LoRA that was extracted. */
-async function drawBeforeAndAfter(
-  { server }: Products,
-  kept: Kept,
-  part: string,
-  method: ConceptMethod,
-  concept: ConceptSet,
-  result: Trained,
-): Promise<void> {
-  if (kept.read(`${part}/after-1.png`)) return;
-  const token = method === "textual-inversion" ? concept.token : null;
-  const adapter = await server.upload(`${part.replaceAll("/", "-")}-drawn`, [exported(kept, part, result)], token);
+/** Of the file of a training that is kept as `part`, on a concept's held-out pictures and on pictures of the world. */
+async function score({ products, kept }: Study, method: ConceptMethod, scoresPart: string, part: string, concept: ConceptSet) {
+  const made = await trained(products.trainer, kept, part, request(method, concept));
   const captions = concept.pictures.filter(({ split }) => split === "test").map(({ caption }) => caption);
-  for (const i of [0, 1]) {
-    const prompt = captions[i]!;
-    kept.write(`${part}/before-${i}.png`, await server.draw({ ...drawing, prompt }));
-    kept.write(`${part}/after-${i}.png`, await server.draw({ ...drawing, prompt, adapters: [{ adapter }] }));
-  }
+  const { scores } = await evaluated(products.server, kept, scoresPart, {
+    files: exportedFiles(kept, part, made),
+    pictures: [...concept.pictures, ...(await genericPictures())],
+    concepts: [named(concept)],
+    ...{ scoring: { pictures: 8, prior_pictures: 8, steps: 8 }, prompts: captions.slice(0, 3) },
+  });
+  return { scores, missed: shortfalls(scores, method === "textual-inversion") };
 }
 
-/** What must not count as learned. */
-async function runControls(
-  method: ConceptMethod,
-  concept: ConceptSet,
-  other: ConceptSet,
-  products: Products,
-  kept: Kept,
-): Promise<Control[]> {
+async function runControl(study: Study, method: ConceptMethod, control: Control): Promise<ControlRow> {
+  const concept = readConcept(controlled);
   const own = request(method, concept);
-  const asControl = async (control: Control["control"], file: string, scored: () => Promise<Scored["scores"]>) =>
-    kept.part(`${method}/controls/${concept.name}-${file}`, controlSchema, async () => {
-      const scores = await scored();
-      return { control, scores, shortfalls: shortfalls(scores) };
-    });
-  const trainedAs = async (file: string, changes: Partial<TrainingAsked>) => {
-    const part = `${method}/controls/${concept.name}-${file}-training`;
-    const result = await trained(products.trainer, kept, part, { ...own, ...changes });
-    return (await score(products, kept, part, method, concept, result)).scores;
-  };
-  const optimizer = { ...own.body.optimizer, learning_rate: 0, text_learning_rate: 0 };
-  const controls = [
-    await asControl("learning rate 0", "rate-0", () => trainedAs("rate-0", { body: { ...own.body, optimizer } })),
-    await asControl("trained on the base's own pictures", "own-pictures", () =>
-      trainedAs("own-pictures", { pictures: () => basePictures(products, concept) }),
-    ),
-  ];
-  if (method !== "lora") return controls;
-  const part = `${method}/${other.name}`;
-  const result = await trained(products.trainer, kept, part, request(method, other));
-  const another = await asControl("another concept's adapter", "other", () => scoreLora(products.server, kept, part, result, concept));
-  return [...controls, another];
+  const part = `${method}/control-${control}`;
+  const { trainer } = study.products;
+  const optimizer = { ...own.body.optimizer, learning_rate: 0, ...(method !== "textual-inversion" && { text_learning_rate: 0 }) };
+  const changes = {
+    "rate-0": { body: { ...own.body, optimizer } },
+    "own-pictures": { pictures: () => basePictures(study, concept) },
+    other: request(method, readConcept(other)),
+  } satisfies Record<Control, Partial<TrainingAsked>>;
+  await trained(trainer, study.kept, part, { ...own, ...changes[control] });
+  const { scores, missed } = await score(study, method, `${part}/scores`, part, concept);
+  study.say(`${controls[control]}: ${missed.length === 0 ? "PASSES, which it must not" : `fails, as it must: ${missed.join("; ")}`}`);
+  return { control, concept: concept.name, token: concept.token, scores, missed };
 }
 
-/** The concept's captions as the base model draws them, to learn from; its true test pictures. */
-function basePictures({ trainer }: Products, { pictures }: ConceptSet): Promise<StudyPicture[]> {
-  return Promise.all(
-    pictures.map(async (picture, i) => {
-      if (picture.split === "test") return picture;
-      return { ...picture, png: await trainer.draw({ ...drawing, seed: 100 + i, prompt: picture.caption, guidance_scale: 1 }) };
-    }),
-  );
+/** The concept's captions as the base model draws them, to learn from. */
+async function basePictures({ products }: Study, { pictures }: ConceptSet): Promise<StudyPicture[]> {
+  const drawn: StudyPicture[] = [];
+  for (const [i, picture] of pictures.entries()) {
+    if (picture.split !== "train") continue;
+    const asked = { prompt: picture.caption, seed: 100 + i, steps: 20, width: 128, height: 128 };
+    drawn.push({ ...picture, png: await products.trainer.draw(asked) });
+  }
+  return drawn;
 }

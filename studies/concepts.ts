@@ -6,7 +6,7 @@ export interface StudyPicture {
   file: string;
   png: Uint8Array;
   caption: string;
-  split: "train" | "test";
+  split: "train" | "test" | "prior";
   /** Index into the training's concepts. */
   concept: number;
   /** ControlNet: the control map; IP-Adapter: the reference. */

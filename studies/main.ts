@@ -2,28 +2,31 @@
 import { join } from "node:path";
 import { stateFolder } from "../scripts/local/state.ts";
 import { studyConcepts } from "./concept-study.ts";
+import { studyHyperLora } from "./hyper-lora-study.ts";
 import { Kept } from "./kept.ts";
 import { studyPairs } from "./pair-study.ts";
-import { type Products, startProducts } from "./products.ts";
-
-type Study = (products: Products, kept: Kept, say: (line: string) => void) => Promise<void>;
+import { startProducts } from "./products.ts";
+import { openStudy, type Study } from "./study.ts";
 
 const studies = {
-  lora: (...rest) => studyConcepts("lora", ...rest),
-  "textual-inversion": (...rest) => studyConcepts("textual-inversion", ...rest),
-  dreambooth: (...rest) => studyConcepts("dreambooth", ...rest),
-  "controlnet-edges": (...rest) => studyPairs("controlnet-edges", ...rest),
-  "controlnet-depth": (...rest) => studyPairs("controlnet-depth", ...rest),
-  "ip-adapter": (...rest) => studyPairs("ip-adapter", ...rest),
-} satisfies Record<string, Study>;
+  lora: study => studyConcepts("lora", study),
+  "textual-inversion": study => studyConcepts("textual-inversion", study),
+  dreambooth: study => studyConcepts("dreambooth", study),
+  "hyper-lora": studyHyperLora,
+  "controlnet-edges": study => studyPairs("controlnet-edges", study),
+  "controlnet-depth": study => studyPairs("controlnet-depth", study),
+  "ip-adapter": study => studyPairs("ip-adapter", study),
+} satisfies Record<string, (study: Study) => Promise<void>>;
 
-async function main([method = ""]: readonly string[]): Promise<void> {
-  const study: Study | undefined = Object.hasOwn(studies, method) ? studies[method as keyof typeof studies] : undefined;
-  if (!study) throw new Error(`Expected a study (${Object.keys(studies).join(", ")}), got ${method || "none"}.`);
+async function main(methods: readonly string[]): Promise<void> {
+  const isKnown = (method: string): method is keyof typeof studies => Object.hasOwn(studies, method);
+  const wanted = methods.filter(isKnown);
+  if (wanted.length === 0 || wanted.length < methods.length)
+    throw new Error(`Expected studies (${Object.keys(studies).join(", ")}), got ${methods.join(" ") || "none"}.`);
   const kept = new Kept(join(stateFolder(), "studies", "kept"));
   const products = await startProducts();
   try {
-    await study(products, kept, line => console.log(line));
+    for (const method of wanted) await studies[method](openStudy(products, kept));
   } finally {
     await products.stop();
   }

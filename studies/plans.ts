@@ -42,6 +42,17 @@ export const conceptPlans = {
   }),
 } as const satisfies Record<ConceptMethod, (concept: { isObject: boolean }) => Plan>;
 
+/** All objects in one training: LoRAs that a net predicts. */
+export const matrixPlan = {
+  settings: { method: "hyper-lora", rank: 4, fine_tune_steps: 0, start_from: null },
+  steps: 600,
+  batch_size: 8,
+  caption_dropout: 0,
+  loss,
+  optimizer: { learning_rate: 1e-3, schedule: "cosine", warmup_steps: 30 },
+  budget: 900,
+} as const satisfies Plan;
+
 /** Methods that learn what a condition picture means, from pairs of the world. */
 export type PairMethod = "controlnet-edges" | "controlnet-depth" | "ip-adapter";
 

@@ -8,8 +8,8 @@ import type { TrainingScores } from "../../shared/training.ts";
 import { trainingCreateSchema } from "../../shared/training-api.ts";
 import { conceptNames, readConcept } from "../../studies/concepts.ts";
 import { Kept } from "../../studies/kept.ts";
-import { conceptPlans, pairPlans } from "../../studies/plans.ts";
-import { shortfalls } from "../../studies/verdict.ts";
+import { conceptPlans, matrixPlan, pairPlans } from "../../studies/plans.ts";
+import { ownBest, shortfalls } from "../../studies/verdict.ts";
 
 test("ten concepts, each with a token of its own and eight pictures to learn from and to test on", async () => {
   const concepts = conceptNames.map(readConcept);
@@ -34,6 +34,33 @@ test("what counts as learned", () => {
   expect(shortfalls({ ...learned, prior: score(1.031) })).toEqual(["prior ratio 1.031, expected at most 1.03"]);
 });
 
+test("an inversion moves nothing where its token is absent", () => {
+  const apart = { ...learned, prior: score(1, 1), drift: { value: 0, low: 0, high: 0 } };
+  expect(shortfalls(apart, true)).toEqual([]);
+  expect(shortfalls({ ...apart, drift: score(0.01) }, true)).toEqual(["pictures without the token differ, expected the same"]);
+});
+
+test("own weights are best where every other concept's gain less", () => {
+  expect(
+    ownBest([
+      [0.3, 0.1],
+      [0.2, 0.2],
+    ]),
+  ).toBe(2);
+  expect(
+    ownBest([
+      [0.3, 0.2],
+      [0.2, 0.2],
+    ]),
+  ).toBe(1);
+  expect(
+    ownBest([
+      [0, 0],
+      [0, 0],
+    ]),
+  ).toBe(0);
+});
+
 test("a part of a study is computed once and read from then on", async () => {
   const folder = mkdtempSync(join(tmpdir(), "atelier-study-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
@@ -47,7 +74,7 @@ test("a part of a study is computed once and read from then on", async () => {
 
 test("every plan is a training that the API takes", () => {
   const objects = [true, false].flatMap(isObject => Object.values(conceptPlans).map(plan => plan({ isObject })));
-  for (const plan of [...objects, ...Object.values(pairPlans)]) {
+  for (const plan of [...objects, matrixPlan, ...Object.values(pairPlans)]) {
     const body = { ...plan, name: "study", model: "pocket", dataset: "dst_01ARZ3NDEKTSV4RRFFQ69G5FAV" };
     expect(trainingCreateSchema.safeParse(body).error?.issues ?? []).toEqual([]);
   }

@@ -1,0 +1,133 @@
+/** docs/study.md and its curves, written from the results in docs/study alone. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Score } from "../shared/training.ts";
+import { curve } from "./curve.ts";
+import {
+  type ConceptResult,
+  type Cost,
+  controls,
+  type MatrixResult,
+  type PairResult,
+  type StudyResult,
+  studyResultSchema,
+} from "./results.ts";
+import { leastOwnBest, ownBest, percent, thresholds } from "./verdict.ts";
+
+const order = ["lora", "textual-inversion", "dreambooth", "hyper-lora", "controlnet-edges", "controlnet-depth", "ip-adapter"];
+
+export function writePage(folder: string): void {
+  const names = readdirSync(folder).flatMap(file => (file.endsWith(".json") ? [file.slice(0, -".json".length)] : []));
+  const sections = order
+    .filter(name => names.includes(name))
+    .map(name => section(folder, name, studyResultSchema.parse(JSON.parse(readFileSync(join(folder, `${name}.json`), "utf8")))));
+  const missing = order.filter(name => !names.includes(name));
+  writeFileSync(join(folder, "..", "study.md"), `${introduction(missing)}${sections.join("")}`);
+}
+
+function introduction(missing: readonly string[]): string {
+  return `# Study: does it learn?
+
+Written by \`npm run study -- <method>\` from the results in [study/](study). The [pocket model](../models/pocket/README.md) learns concepts that no caption of its training named (\`studies/concepts\`), and conditions from pairs of its world (\`studies/world\`). One product, edge and runner, trains over HTTP; what it exports is downloaded and uploaded to another product with processes and storage of its own, which scores it by an [evaluation](training.md#scores): nothing but the file is known there. What is scored is never sent to the product that trains: of eight pictures of a concept seven are learned from and one chooses the weights.
+
+A concept counts as learned with a gain of at least ${percent(thresholds.gain)} whose interval lies above 0, a binding above 0, and a prior ratio of at most ${thresholds.prior} on eight pictures of the world; after a textual inversion, pictures without the token must be the same to the bit. Eight held-out pictures at eight timesteps and four noises, paired; 95 % intervals, bootstrapped. Seconds are from request to result, with loading, cached latents and prior pictures, beside those of the steps alone; the machine has two cores that other work used at the same time. Settings stand in \`studies/plans.ts\`. Steps and rates were chosen in earlier rounds with an eye on the same held-out pictures, so that gains are somewhat optimistic.
+${missing.length > 0 ? `\nNot run to a result: ${missing.join(", ")}.\n` : ""}`;
+}
+
+function section(folder: string, name: string, result: StudyResult): string {
+  const text = {
+    concepts: () => conceptSection(folder, name, result as ConceptResult),
+    matrix: () => matrixSection(folder, name, result as MatrixResult),
+    pairs: () => pairSection(folder, name, result as PairResult),
+  };
+  return `\n## ${name}\n${text[result.kind]()}`;
+}
+
+const withInterval = ({ value, low, high }: Score) => `${percent(value)} (${percent(low)} to ${percent(high)})`;
+const table = (head: readonly string[], rows: readonly (readonly (string | number)[])[]) =>
+  [head, head.map(() => "---"), ...rows].map(cells => `| ${cells.join(" | ")} |`).join("\n");
+
+function conceptSection(folder: string, name: string, { rows, controls: fails }: ConceptResult): string {
+  const learned = rows.filter(({ missed }) => missed.length === 0).length;
+  drawCurves(
+    folder,
+    name,
+    rows.map(({ concept, cost }) => ({ label: concept, points: cost.losses })),
+  );
+  const scored = rows.map(({ token, concept, cost, scores, missed }) => [
+    ...[token, concept, cost.steps, `${cost.wall_seconds.toFixed(0)} (${cost.seconds.toFixed(0)})`],
+    ...[withInterval(scores.gain), withInterval(scores.binding), scores.prior?.value.toFixed(3) ?? "-", scores.drift.value.toFixed(3)],
+    missed.length === 0 ? "yes" : `no: ${missed.join("; ")}`,
+  ]);
+  const refused = fails.map(({ control, concept, scores, missed }) => [
+    ...[controls[control], concept, withInterval(scores.gain), withInterval(scores.binding), scores.prior?.value.toFixed(3) ?? "-"],
+    missed.length === 0 ? "**passes, which it must not**" : missed.join("; "),
+  ]);
+  const pictures = rows
+    .filter(({ concept }) => existsSync(join(folder, `${name}-${concept}.webp`)))
+    .map(({ concept }) => `![${concept}](study/${name}-${concept}.webp)`);
+  return `${learned} of the ${rows.length} concepts that were trained reach every threshold.
+
+${table(["token", "concept", "steps", "s (steps alone)", "gain", "binding", "prior", "drift", "learned"], scored)}
+${refused.length === 0 ? "" : `\nControls that must not pass, in the same script:\n\n${table(["control", "scored on", "gain", "binding", "prior", "why it does not pass"], refused)}\n`}
+Held-out captions drawn by the base (above) and with the exported file (below), from the same noise:
+
+${pictures.join(" ")}
+
+![loss](study/${name}.svg)
+`;
+}
+
+function matrixSection(folder: string, name: string, { cost, concepts, tokens, gains, control }: MatrixResult): string {
+  drawCurves(folder, name, [{ label: name, points: cost.losses }]);
+  const own = ownBest(gains);
+  const rows = gains.map((row, i) => [tokens[i]!, ...row.map((gain, j) => (i === j ? `**${percent(gain)}**` : percent(gain)))]);
+  const pictures = concepts.filter(concept => existsSync(join(folder, `${name}-${concept}.webp`)));
+  return `One training of all objects; a net predicts the LoRA of each. For ${own} of ${concepts.length} objects the weights of its own beat every other object's (expected: at least ${leastOwnBest}). ${costWords(cost)}
+
+Gain of the weights of each token (rows) on the held-out pictures of each object (columns):
+
+${table(["", ...concepts.map(concept => concept.replace("object-", ""))], rows)}
+${control ? `\nControl, learning rate 0: own weights are best for ${ownBest(control.gains)} of ${concepts.length}.\n` : ""}
+${pictures.map(concept => `![${concept}](study/${name}-${concept}.webp)`).join(" ")}
+
+![loss](study/${name}.svg)
+`;
+}
+
+function pairSection(folder: string, name: string, { cost, right, shuffled, advantage, drawn, control }: PairResult): string {
+  drawCurves(folder, name, [{ label: name, points: cost.losses }]);
+  const isLearned = advantage.low > 0 && right.low > 0;
+  const rows = [
+    ["gain over the base, right conditions", withInterval(right)],
+    ["gain over the base, shuffled conditions", withInterval(shuffled)],
+    ["right against shuffled", withInterval(advantage)],
+    [
+      "drawn pictures' mean squared difference to the true ones: base, right, shuffled",
+      [drawn.base, drawn.right, drawn.shuffled].map(value => value.toFixed(4)).join(", "),
+    ],
+    [
+      "shuffled less right",
+      `${drawn.difference.value.toFixed(4)} (${drawn.difference.low.toFixed(4)} to ${drawn.difference.high.toFixed(4)})`,
+    ],
+    ...(control ? [["control, learning rate 0: right against shuffled", withInterval(control.advantage)]] : []),
+  ];
+  return `${isLearned ? "Learned" : "Not learned"}: held-out pairs, each with its own condition and with another's, at the same noises. ${costWords(cost)}
+
+${table(["", ""], rows)}
+
+From above: condition, base, with the right condition, with a shuffled one, the true picture.
+
+![${name}](study/${name}.webp)
+
+![loss](study/${name}.svg)
+`;
+}
+
+function costWords({ steps, ended_by, seconds, wall_seconds, parameters, peak_memory_bytes }: Cost): string {
+  return `${steps} steps (ended by ${ended_by}), ${(parameters / 1e6).toFixed(2)} M trained parameters, ${wall_seconds.toFixed(0)} s, of which the steps took ${seconds.toFixed(0)}; ${(peak_memory_bytes / 1e9).toFixed(1)} GB.`;
+}
+
+function drawCurves(folder: string, name: string, lines: Parameters<typeof curve>[0]): void {
+  writeFileSync(join(folder, `${name}.svg`), curve(lines));
+}
