@@ -9,14 +9,24 @@ import { median } from "./statistics.ts";
 import { tunedMalloc } from "./unet.ts";
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
-const peer = path("peers/train_torch.py");
+const peer: string = path("peers/train_torch.py");
 const ours = "Atelier";
+const recomputed = "Atelier, recomputed";
+
+interface Contender {
+  script: string;
+  more: readonly string[];
+  env: Record<string, string>;
+  /** Which of ours does as it does: keeps activations, or computes them again. */
+  besides: string;
+}
 
 /** Each runs alone: two of them would not fit into the memory of a small machine, and the peak of a size needs a process of its own. */
-const contenders = {
-  [ours]: { script: path("children/train.ts"), more: [], env: {} },
-  PyTorch: { script: peer, more: [], env: tunedMalloc },
-  "PyTorch, checkpointed": { script: peer, more: ["checkpointed"], env: tunedMalloc },
+const contenders: Readonly<Record<string, Contender>> = {
+  [ours]: { script: path("children/train.ts"), more: [], env: {}, besides: ours },
+  PyTorch: { script: peer, more: [], env: tunedMalloc, besides: ours },
+  [recomputed]: { script: path("children/train.ts"), more: ["recomputed"], env: {}, besides: recomputed },
+  "PyTorch, checkpointed": { script: peer, more: ["checkpointed"], env: tunedMalloc, besides: recomputed },
 };
 
 /** Steps at a size that are not counted: the first ones lay out buffers. */
@@ -40,13 +50,14 @@ export const train: Benchmark = {
 async function compare(args: readonly string[], pixels: number, options: Options, say: (line: string) => void): Promise<Row[]> {
   const measured = new Map<string, Answer[]>();
   for (const [name, { script, more, env }] of Object.entries(contenders)) {
-    const command = name === ours ? process.execPath : options.python;
+    const command = script === peer ? options.python : process.execPath;
     if (command) measured.set(name, await steps(command, [script, ...args, ...more], env, pixels, options.rounds ?? 5));
     say(command ? `${name}: ${pixels} px done` : `${name} is left out: name a Python with --python or ATELIER_PYTHON`);
   }
-  const own = measured.get(ours)!;
   return [...measured].map(([name, answers]) => {
+    const own = measured.get(contenders[name]!.besides)!;
     requireSameLoss(name, answers[0]!.loss, own[0]!.loss);
+    const peakOf = (all: readonly Answer[]): number => all.at(-1)!.peak_bytes / 1e6;
     const secondsOf = (all: readonly Answer[]): number[] => all.map(({ seconds }) => seconds);
     return {
       px: pixels,
@@ -54,7 +65,8 @@ async function compare(args: readonly string[], pixels: number, options: Options
       "median s": median(secondsOf(answers)),
       "min s": Math.min(...secondsOf(answers)),
       "ours / it": median(secondsOf(own)) / median(secondsOf(answers)),
-      "peak MB": answers.at(-1)!.peak_bytes / 1e6,
+      "peak MB": peakOf(answers),
+      "our peak / its": peakOf(own) / peakOf(answers),
       "load s": answers[0]!.load_seconds,
     };
   });

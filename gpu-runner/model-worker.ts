@@ -258,12 +258,17 @@ async function trainTask(task: number, training: TrainingTask): Promise<void> {
   try {
     const { model: hash } = training.request;
     const model = await modelOf(hash);
-    // Its sessions hold weights of their own, about as many as the model's.
-    shelf.hold({ hash, bytes: 4 * parametersOf(model.model) });
+    // Its sessions hold weights of their own, about as many as the model's, and the values of its steps.
+    let bytes = 4 * parametersOf(model.model);
+    const onHeld = (more: number): void => {
+      bytes += more;
+      shelf.hold({ hash, bytes });
+    };
+    onHeld(0);
     const result = await computeTraining(training, {
       model,
       pictures: contextOf([training]),
-      options: sessionOptions,
+      options: { ...sessionOptions, onHeld },
       onEvent: event => {
         // Graphs are made and files are written between the steps of one phase and those of the next: no step is missed meanwhile.
         if (event.type !== "sample") Atomics.store(memory, cells.loading, event.type === "phase" ? 1 : 0);

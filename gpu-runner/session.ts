@@ -2,6 +2,7 @@
 import { rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as ort from "onnxruntime-node";
+import { planMemory } from "./autodiff/memory-plan.ts";
 import { channelBlock } from "./channel-block.ts";
 import type { TensorF32 } from "./components.ts";
 import { dimName, evaluate, type Sizes, shapeName } from "./graph/dims.ts";
@@ -21,6 +22,8 @@ export interface SessionOptions extends OrtOptions, PreparedStore {
   alive?: () => void;
   /** A graph with gradients, of numeric sizes; absent: a graph that serves. */
   training?: boolean;
+  /** Of `training`: told before anything is opened how many bytes the values of a run will take at their worst. What it throws ends the opening. */
+  onPlanned?: (bytes: number) => void;
 }
 
 /** Up to here optimising takes less than a second, and the disk space is better spent otherwise. */
@@ -42,6 +45,7 @@ export interface GraphSession {
 export async function createSession(graph: Graph, options: SessionOptions): Promise<GraphSession> {
   const emitter = emitterFor(options.provider);
   const model = emit(graph, emitter, { channelBlock: options.training ? await channelBlock(options) : 1 });
+  if (options.training) options.onPlanned?.(planMemory(model).peakBytes);
   const opened = await open(model, options);
   const inTurn = turns();
   return {

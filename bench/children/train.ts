@@ -1,6 +1,6 @@
 /**
  * LoRA training steps of the product in a process of its own: `node train.ts <config.json> <weights.safetensors> <folder for scratch
- * files> <threads>`.
+ * files> <threads> [recomputed]`.
  */
 import { z } from "zod";
 import { trainedInputs } from "../../gpu-runner/models/layers.ts";
@@ -12,8 +12,8 @@ import { readUnetConfig } from "../../gpu-runner/weights/configs.ts";
 import { weightsOfFile } from "../../gpu-runner/weights/weights.ts";
 import { peakBytes, serve } from "./serve.ts";
 
-const [configFile, weightsFile, cacheDir, threads] = z
-  .tuple([z.string(), z.string(), z.string(), z.coerce.number().int()])
+const [configFile, weightsFile, cacheDir, threads, mode] = z
+  .tuple([z.string(), z.string(), z.string(), z.coerce.number().int(), z.literal("recomputed").optional()])
   .parse(process.argv.slice(2));
 const config = readUnetConfig(configFile);
 const weights = weightsOfFile(weightsFile);
@@ -43,6 +43,7 @@ const step = new UnetStep({ hash: "bench", config, weights, shapes }, { ...plain
   provider: "cpu",
   cacheDir,
   threads,
+  recompute: mode === "recomputed",
 });
 const optimizer = new AdamW(tensors, { betas: [0.9, 0.999], weight_decay: 0.01, epsilon: 1e-8, clip_norm: null, moments: "float32" });
 const load_seconds = (performance.now() - began) / 1000;

@@ -4,10 +4,13 @@ import { packOutputs } from "../autodiff/packs.ts";
 import type { TensorF32 } from "../components.ts";
 import type { Graph } from "../graph/ir.ts";
 import { createSession, type Feeds, type GraphSession, type SessionOptions } from "../session.ts";
+import { requireMemory } from "./room.ts";
 
-export interface TrainingOptions extends Omit<SessionOptions, "training" | "progressiveFrom"> {
+export interface TrainingOptions extends Omit<SessionOptions, "training" | "progressiveFrom" | "onPlanned"> {
   /** Whether activations are computed again for the gradients instead of being kept; absent: kept. */
   recompute?: boolean;
+  /** Told by how many bytes the memory grows or shrinks that open sessions hold for their values. */
+  onHeld?: (bytes: number) => void;
 }
 
 export interface TrainedComponent {
@@ -25,6 +28,8 @@ export interface TrainedComponent {
 
 interface OpenSession {
   session: GraphSession;
+  /** For values, by the plan: a session keeps what it once took. */
+  bytes: number;
   unpack(results: Readonly<Record<string, TensorF32>>): Record<string, TensorF32>;
 }
 
@@ -54,7 +59,7 @@ export class TrainingSession {
   async release(): Promise<void> {
     const all = [...this.#open.values()];
     this.#open.clear();
-    for (const opened of await Promise.allSettled(all)) if (opened.status === "fulfilled") await opened.value.session.release();
+    for (const opened of await Promise.allSettled(all)) if (opened.status === "fulfilled") await this.#close(opened.value);
   }
 
   async #run(feeds: Feeds, withGradients: boolean): Promise<Record<string, TensorF32>> {
@@ -77,17 +82,33 @@ export class TrainingSession {
     extend?.(bound);
     const wanted = bound.outputs.filter(({ name }) => outputs.includes(name));
     bound.outputs.splice(0, bound.outputs.length, ...wanted);
-    const options = { ...this.#options, training: true };
-    if (!withGradients) return { session: await createSession(bound, options), unpack: results => ({ ...results }) };
-    const packed = packOutputs(differentiate(bound, { of, wrt, recompute: this.#options.recompute ?? false }), gradientName(""));
-    return { session: await createSession(packed.graph, options), unpack: packed.unpack };
+    if (!withGradients) return this.#opened(bound, results => ({ ...results }));
+    const recompute = this.#options.recompute ?? false;
+    const packed = packOutputs(differentiate(bound, { of, wrt, recompute }), gradientName(""));
+    return this.#opened(packed.graph, packed.unpack);
+  }
+
+  async #opened(graph: Graph, unpack: OpenSession["unpack"]): Promise<OpenSession> {
+    let bytes = 0;
+    const onPlanned = (planned: number): void => {
+      requireMemory(planned);
+      bytes = planned;
+    };
+    const session = await createSession(graph, { ...this.#options, training: true, onPlanned });
+    this.#options.onHeld?.(bytes);
+    return { session, bytes, unpack };
   }
 
   async #drop(): Promise<void> {
     for (const [key, opened] of this.#open) {
       if (this.#open.size <= keptSessions) return;
       this.#open.delete(key);
-      await (await opened).session.release();
+      await this.#close(await opened);
     }
+  }
+
+  async #close({ session, bytes }: OpenSession): Promise<void> {
+    await session.release();
+    this.#options.onHeld?.(-bytes);
   }
 }

@@ -1,8 +1,8 @@
 /** Whether a DreamBooth can be trained and kept at all: every weight is held several times over. */
-import { totalmem } from "node:os";
 import { MAX_ADAPTER_FILE_BYTES } from "../../../shared/adapter-resource.ts";
 import type { MethodSettingsOf, TrainingRequest } from "../../../shared/training.ts";
 import type { TrainableModel } from "../../components.ts";
+import { gigabytes, ownMemory } from "../room.ts";
 import { trainedComponents } from "./dreambooth.ts";
 import { componentOf } from "./lora.ts";
 
@@ -25,8 +25,7 @@ export interface Room {
 }
 
 function ownRoom(): Room {
-  const constrained = process.constrainedMemory();
-  return { memory: constrained > 0 ? Math.min(constrained, totalmem()) : totalmem(), file: MAX_ADAPTER_FILE_BYTES };
+  return { memory: ownMemory(), file: MAX_ADAPTER_FILE_BYTES };
 }
 
 /** Refuses what cannot fit before it takes the machine's memory; activations come on top of what is counted. @throws RangeError */
@@ -36,7 +35,6 @@ export function requireRoom(
   request: TrainingRequest,
   room = ownRoom(),
 ): void {
-  const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
   const held = heldBytes(model, settings, request);
   if (held > room.memory)
     throw new RangeError(
