@@ -1,6 +1,7 @@
 /**
  * Gradients of softmax attention, with the probabilities P computed again by chunks of heads and queries (Dao et al. 2022):
- * D = rowsum(dO O), dS = P (dO V^T - D), dV = P^T dO, dQ = scale dS K, dK = scale dS^T Q.
+ * D = rowsum(dO O), dS = P (dO V^T - D), dV = P^T dO, dQ = scale dS K, dK = scale dS^T Q. The scores are by far the largest of these
+ * values, so dO V^T - D is one product, of [dO, -D] and [V, 1]: a pass over the scores less.
  */
 import type { NodeOf, Value } from "../graph/ir.ts";
 import * as ops from "../graph/ops.ts";
@@ -21,7 +22,10 @@ export function gradientsInChunks({ inputs, outputs, attributes }: NodeOf<"atten
     const byHead = (x: Value): Value => headsOf(x, heads);
     // Of each query and head, [B, h, T, 1].
     const products = ops.reduceSum(byHead(ops.multiply(gradient, outputs[0]!)), [3]);
-    return chunked({ query: byHead(query), key: byHead(key), value: byHead(value), dO: byHead(gradient), products }, causal, limit);
+    const [values, dO] = [byHead(value), byHead(gradient)];
+    const ones = ops.scale(ops.slice(values, 3, 0, 1), 0, 1);
+    const left = ops.concat([dO, ops.scale(products, -1)], 3);
+    return chunked({ query: byHead(query), key: byHead(key), dO, left, right: ops.concat([values, ones], 3) }, causal, limit);
   });
   return [() => ofHeads(whole().dQuery, query), () => ofHeads(whole().dKey, key), () => ofHeads(whole().dValue, value)];
 }
@@ -30,9 +34,11 @@ export function gradientsInChunks({ inputs, outputs, attributes }: NodeOf<"atten
 interface ByHead {
   query: Value;
   key: Value;
-  value: Value;
   dO: Value;
-  products: Value;
+  /** [dO, -D], [B, h, T, d + 1]. */
+  left: Value;
+  /** [V, 1], [B, h, S, d + 1]. */
+  right: Value;
 }
 
 function chunked(all: ByHead, causal: boolean, limit: number): { dQuery: Value; dKey: Value; dValue: Value } {
@@ -51,7 +57,7 @@ function chunked(all: ByHead, causal: boolean, limit: number): { dQuery: Value; 
     for (let row = 0; row < queries; row += queriesAtOnce) {
       const rowEnd = Math.min(queries, row + queriesAtOnce);
       const rows = (x: Value): Value => part(x, 2, row, rowEnd);
-      const chunk = { ...taken, query: ops.after(rows(taken.query), before), dO: rows(taken.dO), products: rows(taken.products) };
+      const chunk = { ...taken, query: ops.after(rows(taken.query), before), dO: rows(taken.dO), left: rows(taken.left) };
 
       const gradients = ofChunk(chunk, causal ? row : null);
       before = Object.values(gradients);
@@ -78,11 +84,11 @@ function chunked(all: ByHead, causal: boolean, limit: number): { dQuery: Value; 
 }
 
 /** `firstRow`: the place of the first query among all where a query sees only what precedes it, else null. */
-function ofChunk({ query, key, value, dO, products }: ByHead, firstRow: number | null): { dQuery: Value; dKey: Value; dValue: Value } {
+function ofChunk({ query, key, dO, left, right }: ByHead, firstRow: number | null): { dQuery: Value; dKey: Value; dValue: Value } {
   const scale = 1 / Math.sqrt(query.shape[3] as number);
   const scores = ops.matmul(query, key, { transposeB: true, scale });
   const probabilities = ops.softmax(firstRow === null ? scores : ops.maskFuture(scores, firstRow));
-  const dScores = ops.multiply(probabilities, ops.subtract(ops.matmul(dO, value, { transposeB: true }), products));
+  const dScores = ops.multiply(probabilities, ops.matmul(left, right, { transposeB: true }));
   return {
     dQuery: ops.matmul(dScores, key, { scale }),
     dKey: ops.matmul(dScores, query, { transposeA: true, scale }),
@@ -109,6 +115,6 @@ function joined(parts: readonly Value[], axis: number): Value {
 }
 
 function mapValues(all: ByHead, f: (x: Value) => Value): ByHead {
-  const { query, key, value, dO, products } = all;
-  return { query: f(query), key: f(key), value: f(value), dO: f(dO), products: f(products) };
+  const { query, key, dO, left, right } = all;
+  return { query: f(query), key: f(key), dO: f(dO), left: f(left), right: f(right) };
 }
