@@ -21,7 +21,7 @@ interface Contender {
   besides: string;
 }
 
-/** Each runs alone: two of them would not fit into the memory of a small machine, and the peak of a size needs a process of its own. */
+/** Only one runs at a time: two of them would not fit into the memory of a small machine, and the peak of a size needs a process of its own. */
 const contenders: Readonly<Record<string, Contender>> = {
   [ours]: { script: path("children/train.ts"), more: [], env: {}, besides: ours },
   PyTorch: { script: peer, more: [], env: tunedMalloc, besides: ours },
@@ -29,15 +29,16 @@ const contenders: Readonly<Record<string, Contender>> = {
   "PyTorch, checkpointed": { script: peer, more: ["checkpointed"], env: tunedMalloc, besides: recomputed },
 };
 
-/** Steps at a size that are not counted: the first ones lay out buffers. */
+/** Steps of a process that are not counted: the first ones lay out buffers, and PyTorch's allocator needs more than one. */
 const WARM_UPS = 2;
+/** Processes that each contender has at a size, in turn with the others', so that a machine's slow spell falls on all of them. */
+const TURNS = 2;
 
 const answerSchema = z.object({ seconds: z.number(), load_seconds: z.number(), peak_bytes: z.number(), loss: z.number() });
 type Answer = z.infer<typeof answerSchema>;
 
 export const train: Benchmark = {
-  about:
-    "LoRA of rank 8 on every attention projection, fp32, batch 1, AdamW included; one after the other, each size in a process of its own",
+  about: "LoRA of rank 8 on every attention projection, fp32, batch 1, AdamW included; in turns, each in a process of its own",
   run: (options, say) =>
     withScratchFolder(async folder => {
       const files = writeUnet(folder, options, say);
@@ -49,15 +50,21 @@ export const train: Benchmark = {
 
 async function compare(args: readonly string[], pixels: number, options: Options, say: (line: string) => void): Promise<Row[]> {
   const measured = new Map<string, Answer[]>();
-  for (const [name, { script, more, env }] of Object.entries(contenders)) {
-    const command = script === peer ? options.python : process.execPath;
-    if (command) measured.set(name, await steps(command, [script, ...args, ...more], env, pixels, options.rounds ?? 5));
-    say(command ? `${name}: ${pixels} px done` : `${name} is left out: name a Python with --python or ATELIER_PYTHON`);
-  }
+  const rounds = Math.ceil((options.rounds ?? 6) / TURNS);
+  for (let turn = 1; turn <= TURNS; turn++)
+    for (const [name, { script, more, env }] of Object.entries(contenders)) {
+      const command = script === peer ? options.python : process.execPath;
+      if (command) {
+        const answers = await steps(command, [script, ...args, ...more], env, pixels, rounds);
+        measured.set(name, [...(measured.get(name) ?? []), ...answers]);
+        const seconds = answers.map(answer => answer.seconds.toFixed(2)).join(", ");
+        say(`${name}: ${pixels} px, turn ${turn} of ${TURNS}: ${seconds} s, ${(answers.at(-1)!.peak_bytes / 1e9).toFixed(2)} GB`);
+      } else say(`${name} is left out: name a Python with --python or ATELIER_PYTHON`);
+    }
   return [...measured].map(([name, answers]) => {
     const own = measured.get(contenders[name]!.besides)!;
     requireSameLoss(name, answers[0]!.loss, own[0]!.loss);
-    const peakOf = (all: readonly Answer[]): number => all.at(-1)!.peak_bytes / 1e6;
+    const peakOf = (all: readonly Answer[]): number => Math.max(...all.map(({ peak_bytes }) => peak_bytes)) / 1e6;
     const secondsOf = (all: readonly Answer[]): number[] => all.map(({ seconds }) => seconds);
     return {
       px: pixels,
