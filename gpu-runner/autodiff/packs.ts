@@ -40,7 +40,7 @@ export function packOutputs(
     .map(({ name, value }) => ({ name, value, size: elements(value.shape as readonly number[]) }));
   members.sort((a, b) => (places.get(a.value) ?? -1) - (places.get(b.value) ?? -1));
   const packed = new Map<string, Packed>();
-  for (const [i, pack] of inPacks(members, maxOutputs - rest.length).entries()) {
+  for (const [i, pack] of inPacks(members, Math.max(maxOutputs - rest.length, 1)).entries()) {
     const output = `pack.${prefix}${i}`;
     let offset = 0;
     const parts = pack.map(({ name, value, size }) => {
