@@ -18,11 +18,45 @@ const order = ["lora", "textual-inversion", "dreambooth", "hyper-lora", "control
 
 export function writePage(folder: string): void {
   const names = readdirSync(folder).flatMap(file => (file.endsWith(".json") ? [file.slice(0, -".json".length)] : []));
-  const sections = order
+  const results = order
     .filter(name => names.includes(name))
-    .map(name => section(folder, name, studyResultSchema.parse(JSON.parse(readFileSync(join(folder, `${name}.json`), "utf8")))));
+    .map(name => [name, studyResultSchema.parse(JSON.parse(readFileSync(join(folder, `${name}.json`), "utf8")))] as const);
+  const sections = results.map(([name, result]) => section(folder, name, result));
   const missing = order.filter(name => !names.includes(name));
   writeFileSync(join(folder, "..", "study.md"), `${introduction(missing)}${sections.join("")}`);
+  writeCosts(join(folder, "..", "training.md"), results);
+}
+
+/** What methods cost on the pocket model, between two marks of docs/training.md. */
+function writeCosts(path: string, results: readonly (readonly [string, StudyResult])[]): void {
+  const rows = results.map(([name, result]) => {
+    const costs = result.kind === "concepts" ? result.rows.map(({ cost }) => cost) : [result.cost];
+    const range = (of: (cost: Cost) => number, digits: number): string => {
+      const values = costs.map(of);
+      const [least, most] = [Math.min(...values).toFixed(digits), Math.max(...values).toFixed(digits)];
+      return least === most ? least : `${least} to ${most}`;
+    };
+    return [
+      ...[
+        name,
+        range(({ parameters }) => parameters / 1e6, 2),
+        range(({ steps }) => steps, 0),
+        range(({ wall_seconds }) => wall_seconds, 0),
+      ],
+      ...[range(({ steps, seconds }) => seconds / steps, 2), range(({ peak_memory_bytes }) => peak_memory_bytes / 1e9, 1), outcome(result)],
+    ];
+  });
+  const head = ["study", "trained, M", "steps", "s in all", "s a step", "memory, GB", "result"];
+  const marks = [/(<!-- costs, written by npm run study -->\n)[\s\S]*?(<!-- end of costs -->)/, `$1${table(head, rows)}\n$2`] as const;
+  writeFileSync(path, readFileSync(path, "utf8").replace(...marks));
+}
+
+function outcome(result: StudyResult): string {
+  if (result.kind === "matrix") return `own weights best for ${ownBest(result.gains)} of ${result.concepts.length}`;
+  if (result.kind === "pairs") return `right against shuffled ${withInterval(result.advantage)}`;
+  const gains = result.rows.map(({ scores }) => scores.gain.value);
+  const learned = result.rows.filter(({ missed }) => missed.length === 0).length;
+  return `${learned} of ${gains.length} learned, gain ${percent(Math.min(...gains))} to ${percent(Math.max(...gains))}`;
 }
 
 function introduction(missing: readonly string[]): string {
