@@ -47,12 +47,29 @@ export async function createSession(graph: Graph, options: SessionOptions): Prom
   const model = emit(graph, emitter, { channelBlock: options.training ? await channelBlock(options) : 1 });
   if (options.training) options.onPlanned?.(planMemory(model).peakBytes);
   const opened = await open(model, options);
+  return sessionOf(opened, feedingOf(model), options);
+}
+
+/** What a run needs to know of a model, which itself, with its graph, may go. */
+type Feeding = Pick<OnnxModel, "shapeInputs" | "conditionInputs"> & {
+  inputs: readonly Pick<Value, "name" | "shape">[];
+  /** The input and its axis that tell a symbol's size, by the symbol. */
+  symbols: ReadonlyMap<string, { input: Pick<Value, "name" | "shape">; axis: number }>;
+};
+
+function feedingOf({ graph, shapeInputs, conditionInputs }: OnnxModel): Feeding {
+  const alone = ({ name, shape }: Value): Pick<Value, "name" | "shape"> => ({ name, shape });
+  const symbols = new Map([...graph.symbols()].map(([name, { input, axis }]) => [name, { input: alone(input), axis }]));
+  return { inputs: graph.inputs.map(alone), symbols, shapeInputs, conditionInputs };
+}
+
+function sessionOf(opened: Opened, feeding: Feeding, options: SessionOptions): GraphSession {
   const inTurn = turns();
   return {
     run: feeds =>
       inTurn(async () => {
         const session = await opened.session();
-        const results = await session.run(bindFeeds(model, feeds));
+        const results = await session.run(bindFeeds(feeding, feeds));
         options.alive?.();
         return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, fromOrt(name, tensor)]));
       }),
@@ -158,10 +175,10 @@ function linkModel(model: OnnxModel, { cacheDir, alive }: SessionOptions): { fil
   return { file, remove };
 }
 
-function bindFeeds(model: OnnxModel, feeds: Feeds): Record<string, ort.Tensor> {
-  const sizes: Sizes = new Map([...model.graph.symbols()].map(([name, { input, axis }]) => [name, size(input, axis, feeds)]));
+function bindFeeds(feeding: Feeding, feeds: Feeds): Record<string, ort.Tensor> {
+  const sizes: Sizes = new Map([...feeding.symbols].map(([name, { input, axis }]) => [name, size(input, axis, feeds)]));
   const bound: Record<string, ort.Tensor> = {};
-  for (const input of model.graph.inputs) {
+  for (const input of feeding.inputs) {
     const { data, shape } = feed(input, feeds);
     const expected = input.shape.map(dim => evaluate(dim, sizes));
     const elements = expected.reduce((a, b) => a * b, 1);
@@ -169,17 +186,17 @@ function bindFeeds(model: OnnxModel, feeds: Feeds): Record<string, ort.Tensor> {
       throw new GraphError(input.name, "feed", `${shapeName(input.shape)} = [${expected}]`, `[${shape}] with ${data.length} elements`);
     bound[input.name] = new ort.Tensor("float32", data, expected);
   }
-  for (const { name, dims } of model.shapeInputs)
+  for (const { name, dims } of feeding.shapeInputs)
     bound[name] = new ort.Tensor(
       "int64",
       BigInt64Array.from(dims, dim => BigInt(evaluate(dim, sizes))),
       [dims.length],
     );
-  for (const { name, dim, atLeast } of model.conditionInputs) bound[name] = new ort.Tensor("bool", [evaluate(dim, sizes) >= atLeast], []);
+  for (const { name, dim, atLeast } of feeding.conditionInputs) bound[name] = new ort.Tensor("bool", [evaluate(dim, sizes) >= atLeast], []);
   return bound;
 }
 
-function size(input: Value, axis: number, feeds: Feeds): number {
+function size(input: Pick<Value, "name" | "shape">, axis: number, feeds: Feeds): number {
   const { shape } = feed(input, feeds);
   const dim = shape[axis];
   if (dim === undefined || dim < 1)
@@ -187,7 +204,7 @@ function size(input: Value, axis: number, feeds: Feeds): number {
   return dim;
 }
 
-function feed(input: Value, feeds: Feeds): TensorF32 {
+function feed(input: Pick<Value, "name" | "shape">, feeds: Feeds): TensorF32 {
   const tensor = feeds[input.name];
   if (!tensor) throw new GraphError(input.name, "feed", `a tensor [${input.shape.map(dimName).join(", ")}]`, "none");
   return tensor;

@@ -50,8 +50,12 @@ export function packOutputs(
     });
     graph.output(output, parts.length === 1 ? parts[0]! : ops.concat(parts, 0));
   }
-  const inOrder = source.outputs.flatMap(({ name }) => packed.get(name) ?? []);
-  return { graph, unpack: results => unpack(results, inOrder) };
+  return { graph, unpack: unpacker(source.outputs.flatMap(({ name }) => packed.get(name) ?? [])) };
+}
+
+/** Apart from where the graph is made, which would live on with it. */
+function unpacker(packed: readonly Packed[]): (results: Readonly<Record<string, TensorF32>>) => Record<string, TensorF32> {
+  return results => unpack(results, packed);
 }
 
 /** In the order given, at most so many packs, each as small as that allows; what is larger than a pack is one by itself. */

@@ -1,9 +1,13 @@
 /** Parts of a forward pass, computed once more when their gradients are due. */
 import type { Graph, Node, Value } from "../graph/ir.ts";
+import type { OpName } from "../graph/ops.ts";
 import * as ops from "../graph/ops.ts";
 
+/** Ops whose results are kept all the same: attention takes time with the square of what its result takes of memory. */
+export const keptOps: ReadonlySet<OpName> = new Set(["attention"]);
+
 /**
- * The same nodes once more, in their order. What they read of other nodes waits for `until`: by data, so that no earlier place in the
+ * The same nodes once more, in their order, but for the results of `keptOps`. What they read of other nodes waits for `until`: by data, so that no earlier place in the
  * order is possible, and nothing can take them for the first ones.
  */
 export function computeAgain(graph: Graph, segment: readonly Node[], until: readonly Value[]): readonly Node[] {
@@ -20,8 +24,10 @@ export function computeAgain(graph: Graph, segment: readonly Node[], until: read
     return ready;
   };
   return segment.map(node => {
+    const inputs = node.inputs.map(read);
+    if (keptOps.has(node.op)) return { ...node, inputs, outputs: node.outputs.map(read) };
     const shapes = node.outputs.map(({ shape }) => shape);
-    const outputs = graph.add(node.op, node.inputs.map(read), node.attributes, shapes);
+    const outputs = graph.add(node.op, inputs, node.attributes, shapes);
     node.outputs.forEach((output, i) => {
       again.set(output, outputs[i]!);
     });

@@ -3,12 +3,13 @@
  * 2016): what crosses a cut is kept, what lies between two cuts is there only while that part is differentiated.
  */
 import type { Node, Value } from "../graph/ir.ts";
+import { keptOps } from "./recompute.ts";
 import { bytesOf, savedValues } from "./saves.ts";
 
 /** What a node has made that outlives it, in bytes. */
 interface Made {
   bytes: number;
-  /** Index of the last node that reads it. */
+  /** Index of the last node that reads it; of what is kept in any case, beyond all of them. */
   lastUse: number;
   /** Whether a gradient reads it. */
   isSaved: boolean;
@@ -42,7 +43,7 @@ function madeBy(nodes: readonly Node[], reaching: ReadonlySet<Value>): readonly 
   const made = nodes.map((node, index) => {
     for (const input of node.inputs) {
       const held = found.get(input);
-      if (held) held.lastUse = index;
+      if (held) held.lastUse = Math.max(held.lastUse, index);
     }
     if (node.op === "reshape") {
       const held = found.get(node.inputs[0]!);
@@ -50,7 +51,7 @@ function madeBy(nodes: readonly Node[], reaching: ReadonlySet<Value>): readonly 
       return [];
     }
     return node.outputs.map(output => {
-      const own: Made = { bytes: bytesOf(output), lastUse: index, isSaved: false };
+      const own: Made = { bytes: bytesOf(output), lastUse: keptOps.has(node.op) ? nodes.length : index, isSaved: false };
       found.set(output, own);
       return own;
     });
