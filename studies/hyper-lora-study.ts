@@ -16,7 +16,7 @@ export async function studyHyperLora(study: Study): Promise<void> {
     body: matrixPlan,
   };
   const made = await trained(study.products.trainer, study.kept, name, own);
-  const gains = await gainsOf(study, name, own, objects, 4);
+  const gains = await gainsOf(study, name, own, objects, 2);
   const result: MatrixResult = {
     ...{ kind: "matrix", cost: costOf(made), gains, control: null },
     ...{ concepts: objects.map(concept => concept.name), tokens: objects.map(({ token }) => token) },

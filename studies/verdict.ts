@@ -1,7 +1,7 @@
 import type { TrainingScores } from "../shared/training.ts";
 
-/** What a training on the pocket model has to reach to count as learned. */
-export const thresholds = { gain: 0.03, prior: 1.03 } as const;
+/** What a training on the pocket model has to reach to count as learned: more than a LoRA of one object reaches on another. */
+export const thresholds = { gain: 0.04, prior: 1.03 } as const;
 
 /** @param leavesBase whether nothing may move where the token is absent: of an inversion @returns what was not reached; empty: it learned */
 export function shortfalls({ gain, binding, prior, drift }: TrainingScores, leavesBase = false): string[] {
