@@ -4,6 +4,7 @@ import { type Lease, trainingStagingKey } from "../shared/protocol.ts";
 import type { TrainingFile, TrainingResult } from "../shared/training.ts";
 import { openAdapter } from "./adapter-uploads.ts";
 import type { Env } from "./env.ts";
+import { copyFile } from "./file-parts.ts";
 import { newId } from "./ids.ts";
 import { errorFields, log } from "./log.ts";
 import { moveFile } from "./staged-files.ts";
@@ -82,7 +83,7 @@ async function registerAdapters(env: Env, { id, tenant_id: tenant }: Training, n
 async function copyToAdapters(bucket: R2Bucket, tenant: string, id: string, files: readonly TrainingFile[]): Promise<void> {
   for (const { path, sha256 } of files) {
     const object = await bucket.get(trainingKey(tenant, id, path));
-    if (object) await bucket.put(adapterKey(tenant, sha256), object.body, { sha256 });
+    if (object) await copyFile(bucket, object, adapterKey(tenant, sha256), { sha256 });
   }
 }
 

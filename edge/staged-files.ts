@@ -1,4 +1,5 @@
 import type { Result } from "../shared/protocol.ts";
+import { announcedHash, copyFile } from "./file-parts.ts";
 
 /** Moves a staged file to its place. @returns why it is refused, if it is */
 export async function moveFile(
@@ -10,11 +11,10 @@ export async function moveFile(
 ): Promise<string | undefined> {
   const staged = await bucket.get(from);
   if (!staged) return "there is no staged file";
-  // R2 keeps the hash that it checked when the file was uploaded.
-  const got = staged.checksums.toJSON().sha256;
+  const got = announcedHash(staged);
   if (got === sha256 && staged.size === bytes && staged.httpMetadata?.contentType === mediaType) {
-    await bucket.put(to, staged.body, { sha256, httpMetadata: { contentType: mediaType } });
-    return undefined;
+    if (await copyFile(bucket, staged, to, { sha256, mediaType })) return undefined;
+    return `expected a staged file with SHA-256 ${sha256}, got another one than its sender announced`;
   }
   await staged.body.cancel();
   if (got !== sha256) return `expected a staged file with SHA-256 ${sha256}, got ${got ?? "none"}`;

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { sameUlid } from "../shared/names.ts";
 import { checkpointKey } from "../shared/protocol.ts";
 import { type TrainingFile, trainingFileSchema } from "../shared/training.ts";
+import { announcedHash } from "./file-parts.ts";
 import type { JobRow } from "./tenant.ts";
 import type { TrainingRow } from "./tenant-datasets.ts";
 
@@ -38,7 +39,7 @@ export async function trainingFiles(
   if (status !== "canceled" && status !== "failed") return [];
   const checkpoint = await latestCheckpoint(bucket, sameUlid(id, "execution"));
   const object = checkpoint && (await bucket.head(checkpoint.key));
-  const sha256 = object?.checksums.toJSON().sha256;
+  const sha256 = object ? announcedHash(object) : undefined;
   if (!object || sha256 === undefined) return [];
   return [{ path: CHECKPOINT_PATH, sha256, bytes: object.size, media_type: "application/octet-stream", key: object.key }];
 }

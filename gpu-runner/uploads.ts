@@ -1,4 +1,7 @@
+import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
+import { begunUploadSchema, PART_BYTES, type TakenPart, takenPartSchema } from "../shared/file-parts.ts";
+import { parseJson } from "../shared/json.ts";
 import { runnerPaths, stagingKey } from "../shared/protocol.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { HeldLease } from "./leases.ts";
@@ -9,6 +12,8 @@ export interface UploadOptions {
   /** Most time of one attempt, in milliseconds. */
   timeoutMs: number;
   backoff: Backoff;
+  /** Bytes of a part; a file that is larger goes in parts of that size. */
+  partBytes?: number;
   /** Called before each attempt after the first, with what went wrong. */
   onRetry?: (problem: string) => void;
 }
@@ -48,16 +53,60 @@ export interface Upload {
   body: Uint8Array<ArrayBuffer> | Blob;
 }
 
-/** As `uploadResult`, of anything. */
+/** As `uploadResult`, of anything; what is larger than a part goes in parts. */
 export async function upload(lease: HeldLease, file: Upload, options: UploadOptions): Promise<"uploaded" | "stale"> {
+  const { key, capability, mediaType, sha256, body } = file;
+  const path = runnerPaths.object(key);
+  const { partBytes = PART_BYTES } = options;
+  if (body instanceof Blob && body.size > partBytes) return uploadInParts(lease, { ...file, body }, partBytes, options);
+  const headers = { "content-type": mediaType, "x-atelier-sha256": sha256 };
+  return (await send(lease, { method: "PUT", path, capability, headers, body }, options)) === "stale" ? "stale" : "uploaded";
+}
+
+async function uploadInParts(
+  lease: HeldLease,
+  { key, capability, sha256, body }: Upload & { body: Blob },
+  partBytes: number,
+  options: UploadOptions,
+): Promise<"uploaded" | "stale"> {
+  const path = runnerPaths.object(key);
+  const begun = await send(lease, { method: "POST", path, capability, headers: { "x-atelier-sha256": sha256 } }, options);
+  if (begun === "stale") return "stale";
+  const { upload_id } = begunUploadSchema.parse(begun.json);
+  const parts: TakenPart[] = [];
+  for (let start = 0; start < body.size; start += partBytes) {
+    const bytes = new Uint8Array(await body.slice(start, start + partBytes).arrayBuffer());
+    const query = new URLSearchParams({ upload_id, part: String(parts.length + 1) });
+    const headers = { "x-atelier-sha256": createHash("sha256").update(bytes).digest("hex") };
+    const taken = await send(lease, { method: "PUT", path: `${path}?${query}`, capability, headers, body: bytes }, options);
+    if (taken === "stale") return "stale";
+    parts.push(takenPartSchema.parse(taken.json));
+  }
+  const all = JSON.stringify({ bytes: body.size, parts });
+  const ended = { method: "POST", path: `${path}?${new URLSearchParams({ upload_id })}`, capability, headers: {}, body: all } as const;
+  return (await send(lease, ended, options)) === "stale" ? "stale" : "uploaded";
+}
+
+interface ObjectRequest {
+  method: "PUT" | "POST";
+  /** With its query. */
+  path: string;
+  capability: string;
+  headers: Record<string, string>;
+  body?: Uint8Array<ArrayBuffer> | Blob | string;
+}
+
+/** Sends a request until it is answered. @returns the answer's JSON, or undefined where it has none */
+async function send(lease: HeldLease, request: ObjectRequest, options: UploadOptions): Promise<{ json: unknown } | "stale"> {
   for (let attempt = 0; ; attempt++) {
     lease.activity++;
-    const answer = await putOnce(lease, file, options);
-    if (typeof answer === "number" && answer >= 200 && answer < 300) return "uploaded";
-    if (answer === 409) return "stale";
-    const problem = typeof answer === "number" ? `HTTP ${answer}` : answer;
-    if (typeof answer === "number" && answer < 500 && ![408, 422, 429].includes(answer))
-      throw new UploadRefused(answer, `the edge refused the upload: ${problem}`);
+    const answer = await sendOnce(lease, request, options);
+    if (typeof answer !== "string" && answer.status >= 200 && answer.status < 300) return { json: parseJson(answer.body) };
+    const status = typeof answer === "string" ? undefined : answer.status;
+    if (status === 409) return "stale";
+    const problem = typeof answer === "string" ? answer : `HTTP ${answer.status}`;
+    if (status !== undefined && status < 500 && ![408, 422, 429].includes(status))
+      throw new UploadRefused(status, `the edge refused the upload: ${problem}`);
     const wait = backoffMs(attempt, options.backoff);
     if (Date.now() + wait > lease.attemptDeadline)
       throw new UploadRefused(0, `the upload did not succeed before the attempt's deadline: ${problem}`);
@@ -66,23 +115,21 @@ export async function upload(lease: HeldLease, file: Upload, options: UploadOpti
   }
 }
 
-/** One attempt: the HTTP status, or what kept an answer from coming. */
-async function putOnce(lease: HeldLease, file: Upload, { edgeUrl, timeoutMs }: UploadOptions): Promise<number | string> {
+/** One attempt: the answer, or what kept it from coming. */
+async function sendOnce(
+  lease: HeldLease,
+  { method, path, capability, headers, body }: ObjectRequest,
+  { edgeUrl, timeoutMs }: UploadOptions,
+): Promise<{ status: number; body: string } | string> {
   try {
-    const response = await fetch(new URL(runnerPaths.object(file.key), edgeUrl), {
-      method: "PUT",
-      headers: {
-        authorization: `Bearer ${file.capability}`,
-        "content-type": file.mediaType,
-        "x-atelier-sha256": file.sha256,
-        "x-request-id": lease.requestId,
-      },
-      body: file.body,
+    const response = await fetch(new URL(path, edgeUrl), {
+      method,
+      headers: { ...headers, authorization: `Bearer ${capability}`, "x-request-id": lease.requestId },
+      ...(body !== undefined && { body }),
       redirect: "manual",
       signal: AbortSignal.any([lease.ended, AbortSignal.timeout(timeoutMs)]),
     });
-    await response.body?.cancel();
-    return response.status;
+    return { status: response.status, body: await response.text() };
   } catch (error) {
     if (lease.ended.aborted) throw error;
     return networkProblem(error);

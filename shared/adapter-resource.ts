@@ -5,7 +5,7 @@ import { uploadCapabilitySchema } from "./upload.ts";
 
 /** Adapters as clients upload and see them. */
 
-/** R2 takes no greater file in one piece. */
+/** R2 takes no greater file in one piece, and clients send theirs in one. */
 export const MAX_ADAPTER_FILE_BYTES = 4_995_000_000;
 export const MAX_ADAPTER_FILES = 16;
 

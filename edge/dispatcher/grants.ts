@@ -1,6 +1,6 @@
-import { MAX_ADAPTER_FILE_BYTES } from "../../shared/adapter-resource.ts";
 import { sha256Hex } from "../../shared/canonical.ts";
 import { PROTOCOL_VERSION } from "../../shared/engine.ts";
+import { MAX_RUNNER_FILE_BYTES } from "../../shared/file-parts.ts";
 import { parseJson } from "../../shared/json.ts";
 import { checkpointKey, type DispatcherMessage, stagingKey, trainingStagingKey } from "../../shared/protocol.ts";
 import { sign } from "../../shared/signing.ts";
@@ -13,8 +13,6 @@ export const MAX_RESULT_BYTES = 32 * 1024 * 1024;
 /** Most bytes of a progress report with its preview. */
 export const MAX_PROGRESS_BYTES = 128 * 1024;
 
-/** Most bytes of a checkpoint, or of a file that a training made: R2 takes no greater one in one piece. */
-const MAX_TRAINING_FILE_BYTES = MAX_ADAPTER_FILE_BYTES;
 /** Most bytes of a training's progress report: several sample pictures. */
 const MAX_TRAINING_PROGRESS_BYTES = 1024 * 1024;
 
@@ -68,8 +66,8 @@ type May = (method: "GET" | "PUT" | "POST", key: string, max_bytes: number) => P
 
 async function checkpointCapabilities(execution: string, epoch: number, may: May): Promise<{ put: string; get: string }> {
   const [put, get] = await Promise.all([
-    may("PUT", checkpointKey(execution, epoch), MAX_TRAINING_FILE_BYTES),
-    may("GET", checkpointKey(execution), MAX_TRAINING_FILE_BYTES),
+    may("PUT", checkpointKey(execution, epoch), MAX_RUNNER_FILE_BYTES),
+    may("GET", checkpointKey(execution), MAX_RUNNER_FILE_BYTES),
   ]);
   return { put, get };
 }
@@ -83,7 +81,7 @@ async function grantedExecution(env: Env, pool: string, { execution: row, lease,
   };
   const [result, progress, checkpoint, ...files] = await Promise.all([
     row.kind === "training"
-      ? may("PUT", trainingStagingKey(execution, epoch), MAX_TRAINING_FILE_BYTES)
+      ? may("PUT", trainingStagingKey(execution, epoch), MAX_RUNNER_FILE_BYTES)
       : may("PUT", stagingKey(execution, epoch), MAX_RESULT_BYTES),
     may("POST", progressKey(execution), row.kind === "training" ? MAX_TRAINING_PROGRESS_BYTES : MAX_PROGRESS_BYTES),
     row.kind === "training" ? checkpointCapabilities(execution, epoch, may) : null,

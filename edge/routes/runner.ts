@@ -1,5 +1,7 @@
 import { and, eq } from "drizzle-orm";
+import type { z } from "zod";
 import { AtelierError } from "../../shared/errors.ts";
+import { allPartsSchema, PART_BYTES } from "../../shared/file-parts.ts";
 import { sha256Schema } from "../../shared/names.ts";
 import {
   checkpointKey,
@@ -18,6 +20,7 @@ import { progressKey } from "../dispatcher/grants.ts";
 import { RUNNER_TOKEN_HEADER } from "../dispatcher/sockets.ts";
 import type { Env } from "../env.ts";
 import { fieldErrors } from "../field-errors.ts";
+import { beginParts, completeParts, putPart } from "../file-parts.ts";
 import { type AppContext, createRouter } from "../http.ts";
 import { log } from "../log.ts";
 import { jobPictures } from "../schema.ts";
@@ -31,10 +34,13 @@ export const runnerRoutes = createRouter();
 const SHA256_HEADER = "x-atelier-sha256";
 /** Most jobs that one progress report is handed to; more than that see the end, not the way. */
 const MAX_AUDIENCE = 100;
+/** Most bytes of the list that ends an upload in parts. */
+const MAX_PARTS_BYTES = 512 * 1024;
 
 runnerRoutes.put("/runner/v1/objects/:key{.+}", async context => {
   const key = context.req.param("key");
   const { max_bytes, execution, epoch } = await authorizeCapability(context, "PUT", key);
+  if (context.req.query("upload_id") !== undefined) return putFilePart(context, key, max_bytes);
   const announced = { key, bytes: contentLength(context, max_bytes), sha256: announcedHash(context) };
   const body = context.req.raw.body;
   if (!body) throw new AtelierError("invalid_request", "Expected a body.");
@@ -43,6 +49,34 @@ runnerRoutes.put("/runner/v1/objects/:key{.+}", async context => {
   log("info", "result uploaded", { request_id: context.get("requestId"), execution, epoch, bytes: announced.bytes });
   return context.body(null, 201);
 });
+
+/** Begins an upload in parts, or with `upload_id` ends it: what a training made may be larger than a request's body. */
+runnerRoutes.post("/runner/v1/objects/:key{.+}", async context => {
+  const key = context.req.param("key");
+  const { max_bytes, execution, epoch } = await authorizeCapability(context, "PUT", key);
+  if (key === stagingKey(execution, epoch)) throw new AtelierError("invalid_request", "Expected a picture in one piece.");
+  const uploadId = context.req.query("upload_id");
+  if (uploadId === undefined) {
+    const announced = { sha256: announcedHash(context), mediaType: trainingMediaType(key) };
+    return context.json({ upload_id: await beginParts(context.env.BUCKET, key, announced) }, 201);
+  }
+  const all = checked(allPartsSchema, parsedJson(await readAtMost(context.req.raw.body, MAX_PARTS_BYTES)));
+  if (all.bytes > max_bytes) throw new AtelierError("payload_too_large", `Expected at most ${max_bytes} bytes, got ${all.bytes}.`);
+  await completeParts(context.env.BUCKET, { key, uploadId, ...all });
+  log("info", "result uploaded", { request_id: context.get("requestId"), execution, epoch, bytes: all.bytes });
+  return context.body(null, 201);
+});
+
+async function putFilePart(context: AppContext, key: string, maxBytes: number): Promise<Response> {
+  const { upload_id: uploadId = "", part: number = "" } = context.req.query();
+  const part = /^[1-9]\d{0,3}$/.test(number) ? Number(number) : Number.NaN;
+  const last = Math.ceil(maxBytes / PART_BYTES);
+  if (!(part <= last)) throw new AtelierError("invalid_request", `part: expected a number from 1 to ${last}, got ${number || "nothing"}.`);
+  const announced = { bytes: contentLength(context, Math.min(maxBytes, PART_BYTES)), sha256: announcedHash(context) };
+  const body = context.req.raw.body;
+  if (!body) throw new AtelierError("invalid_request", "Expected a body.");
+  return context.json(await putPart(context.env.BUCKET, { key, uploadId, part, ...announced }, body), 201);
+}
 
 /** The type of a checkpoint or of a training's file, whose first bytes have to be what its name says. */
 function trainingFileType(key: string, head: Uint8Array): TrainingFile["media_type"] {
@@ -113,16 +147,23 @@ function announcedHash(context: AppContext): string {
 type Report = ProgressReport | TrainingProgress;
 
 function parseReport(text: string): Report {
-  let input: unknown;
+  const input = parsedJson(text);
+  const isTraining = typeof input === "object" && input !== null && "events" in input;
+  return isTraining ? checked(trainingProgressSchema, input) : checked(progressReportSchema, input);
+}
+
+function parsedJson(text: string): unknown {
   try {
-    input = JSON.parse(text);
+    return JSON.parse(text);
   } catch {
     throw new AtelierError("invalid_json");
   }
-  const isTraining = typeof input === "object" && input !== null && "events" in input;
-  const report = (isTraining ? trainingProgressSchema : progressReportSchema).safeParse(input);
-  if (!report.success) throw new AtelierError("invalid_request", undefined, { errors: fieldErrors(report.error, input) });
-  return report.data;
+}
+
+function checked<T>(schema: z.ZodType<T>, input: unknown): T {
+  const result = schema.safeParse(input);
+  if (!result.success) throw new AtelierError("invalid_request", undefined, { errors: fieldErrors(result.error, input) });
+  return result.data;
 }
 
 /** Appends progress to the events of every job that waits for the execution. One that cannot be told now learns of the next step. */

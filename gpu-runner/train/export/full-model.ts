@@ -2,7 +2,7 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
-import { MAX_ADAPTER_FILE_BYTES } from "../../../shared/adapter-resource.ts";
+import { MAX_RUNNER_FILE_BYTES } from "../../../shared/file-parts.ts";
 import { parseJson } from "../../../shared/json.ts";
 import type { ComponentName, KeyLayout, KeyUse } from "../../weights/key-layouts.ts";
 import type { ModelSource } from "../../weights/model-source.ts";
@@ -13,7 +13,7 @@ import { bytesOf, type TensorToWrite, writeSafetensors } from "../../weights/saf
 export type TrainedWeight = (component: ComponentName, name: string) => Float32Array | null;
 
 /** Room for the header beside the weights. */
-export const mostWeightBytes = MAX_ADAPTER_FILE_BYTES - 2 ** 20;
+export const mostWeightBytes = MAX_RUNNER_FILE_BYTES - 2 ** 20;
 
 /**
  * @returns paths below the folder, of a diffusers folder `model/` or a single file `model/model.safetensors`; none where a file were too

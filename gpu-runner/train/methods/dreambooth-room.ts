@@ -20,7 +20,7 @@ export function heldBytes(model: TrainableModel, settings: MethodSettingsOf<"dre
 export interface Room {
   /** Bytes that this process may use. */
   memory: number;
-  /** Most bytes of a result's file. */
+  /** Most bytes of an adapter's file. */
   file: number;
 }
 

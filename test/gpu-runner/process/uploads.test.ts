@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import { type HeldLease, LeaseTable } from "../../../gpu-runner/leases.ts";
 import { ProgressReporter } from "../../../gpu-runner/progress.ts";
-import { UploadRefused, uploadResult } from "../../../gpu-runner/uploads.ts";
+import { UploadRefused, upload, uploadResult } from "../../../gpu-runner/uploads.ts";
 import { newExecution, pictureRequest } from "./edge-peer.ts";
 
 const servers: Server[] = [];
@@ -114,4 +114,50 @@ test("progress: one report under way, the latest wins, and a preview isn't lost 
     { step: 6, steps: 6 },
   ]);
   expect([most(), failures]).toEqual([1, ["HTTP 500"]]);
+});
+
+test("sends a file that is larger than a part in parts, each with its hash, and says so at the end", async () => {
+  const whole = new Uint8Array(25).map((_, i) => i);
+  const received: { method: string; url: string; body: string; sha256: string | undefined }[] = [];
+  let refusals = 1;
+  const server = createServer(async (request, response) => {
+    const body = Buffer.concat(await Array.fromAsync(request as AsyncIterable<Buffer>));
+    const url = new URL(request.url ?? "", "http://edge");
+    received.push({
+      method: request.method!,
+      url: url.search,
+      body: body.toString("hex"),
+      sha256: request.headers["x-atelier-sha256"]?.toString(),
+    });
+    const part = url.searchParams.get("part");
+    // The second part is damaged on its way once.
+    if (part === "2" && refusals-- > 0) response.writeHead(422).end();
+    else if (part) response.writeHead(201).end(JSON.stringify({ part: Number(part), etag: `etag ${part}` }));
+    else response.writeHead(201).end(url.search === "" ? JSON.stringify({ upload_id: "an id" }) : undefined);
+  });
+  servers.push(server);
+  await new Promise<void>(resolve => server.listen(0, "127.0.0.1", resolve));
+  const edgeUrl = new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  const hash = (data: Uint8Array) => createHash("sha256").update(data).digest("hex");
+  const file = {
+    key: "staging/x/1/a.bin",
+    capability: "c",
+    mediaType: "application/octet-stream",
+    sha256: hash(whole),
+    body: new Blob([whole]),
+  };
+  expect(await upload(lease().held, file, { edgeUrl, ...options, partBytes: 10 })).toBe("uploaded");
+  const parts = [whole.slice(0, 10), whole.slice(10, 20), whole.slice(20)];
+  const sent = (n: number) => ({
+    method: "PUT",
+    url: `?upload_id=an+id&part=${n}`,
+    body: Buffer.from(parts[n - 1]!).toString("hex"),
+    sha256: hash(parts[n - 1]!),
+  });
+  expect(received.slice(0, 5)).toEqual([{ method: "POST", url: "", body: "", sha256: hash(whole) }, sent(1), sent(2), sent(2), sent(3)]);
+  expect(received[5]).toMatchObject({ method: "POST", url: "?upload_id=an+id" });
+  expect(JSON.parse(Buffer.from(received[5]!.body, "hex").toString())).toEqual({
+    bytes: 25,
+    parts: [1, 2, 3].map(part => ({ part, etag: `etag ${part}` })),
+  });
 });
