@@ -7,6 +7,7 @@ import { t2iAdapterForms, t2iAdapterLayouts } from "../gpu-runner/adapters/t2i-a
 import { providerSupport } from "../gpu-runner/graph/emitter.ts";
 import { noiseFeatures, passFeatures, syntaxFeatures, taskFeatures } from "../gpu-runner/pipeline/features.ts";
 import { preprocessors } from "../gpu-runner/preprocess/index.ts";
+import { trainingMethodSupport, trainingOptionSupport } from "../gpu-runner/train/support.ts";
 import { familyTraits, layoutTraits } from "../gpu-runner/weights/model-source.ts";
 import { hyperNetworkSupport, inversionSupport, loraAlgorithmSupport, loraNamingSupport } from "../shared/adapters/support.ts";
 import { samplerTraits, sigmaScheduleTraits } from "../shared/samplers.ts";
@@ -50,6 +51,8 @@ const sections: readonly Section[] = [
   ["T2I-Adapter: layouts", t2iAdapterLayouts],
   ["T2I-Adapter: forms", t2iAdapterForms],
   ["Control maps made of a picture", preprocessors],
+  ["Trainings: methods by families", trainingMethodSupport],
+  ["Trainings: options", trainingOptionSupport],
   ["Execution providers", providerSupport],
 ];
 

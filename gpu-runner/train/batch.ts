@@ -47,7 +47,10 @@ export interface BatchSettings {
 }
 
 /** Cumulative alphas of the model's forward process, with zero terminal SNR where the request says so (Lin et al. 2024). */
-export function trainingAlphas({ model }: PictureModel, { zero_terminal_snr }: LossSettings): Float32Array {
+export function trainingAlphas(
+  { model }: { model: Pick<PictureModel["model"], "description"> },
+  { zero_terminal_snr }: LossSettings,
+): Float32Array {
   const { schedulerConfig, family } = model.description;
   const config = samplerConfig("ddim", {}, schedulerConfig, family);
   return cumulativeAlphas(zero_terminal_snr === null ? config : { ...config, rescale_betas_zero_snr: zero_terminal_snr });
