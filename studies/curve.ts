@@ -18,6 +18,7 @@ export function curve(lines: readonly Line[]): string {
     return `<polyline fill="none" stroke="hsl(${hue} 65% 45%)" stroke-width="1.3" points="${steps}"><title>${label}</title></polyline>`;
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="11">
+<title>loss by step</title>
 <rect width="${width}" height="${height}" fill="#fff"/>
 <path d="M${margin} ${margin}V${height - margin}H${width - margin}" fill="none" stroke="#999"/>
 <text x="${margin}" y="${margin - 6}">loss, up to ${most.toFixed(2)}</text>
