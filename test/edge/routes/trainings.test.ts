@@ -139,6 +139,25 @@ describe("a training's acceptance", () => {
     expect(errors[0]!.expected).toContain("image_encoder");
   });
 
+  it("grants an evaluation the adapter that it scores, whose kind it knows, and takes no steps", async () => {
+    const form = new FormData();
+    form.set("name", "scored");
+    form.append("file", new File([loraFile(1)], "scored.safetensors"));
+    const adapter = adapterViewSchema.parse(await (await call("/v1/adapters", { method: "POST", key, body: form })).json());
+    const settings = { method: "evaluation", adapter: "scored" };
+    const training = await train({ settings, steps: undefined });
+    expect(training.request).toMatchObject({ steps: 0, settings: { method: "evaluation", adapter: adapter.hash, kind: "lora" } });
+    const row = await env.DB.prepare("SELECT inputs FROM executions WHERE id = ?").bind(executionOf(training)).first<{ inputs: string }>();
+    expect(JSON.parse(row!.inputs).adapters.map(({ hash }: { hash: string }) => hash)).toEqual([adapter.hash]);
+    for (const [changes, field] of [
+      [{ steps: 5 }, "steps"],
+      [{ steps: undefined, dry_run: true }, "dry_run"],
+    ] as const) {
+      const { errors } = await (await post(asked({ settings, ...changes }))).json<{ errors: { field: string }[] }>();
+      expect(errors).toEqual([expect.objectContaining({ field })]);
+    }
+  });
+
   it("is once for an Idempotency-Key, and never joins another", async () => {
     const [one, again] = [await post(asked(), { "idempotency-key": "t-1" }), await post(asked(), { "idempotency-key": "t-1" })];
     const ids = [(await one.json<TrainingView>()).id, (await again.json<TrainingView>()).id];
