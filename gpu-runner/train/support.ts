@@ -31,7 +31,10 @@ export const trainingOptionSupport = {
   prior_weight: { title: "prior pictures", proof: "reference" },
   schedule: { title: "warm-up, then constant, linear or cosine", proof: "reference" },
   clip_norm: { title: "clipping by the global norm", proof: "reference" },
-  "moments: 8-bit": { title: "moments of 8 bits in bitsandbytes' blocks and codes, small tensors included", proof: "reference" },
+  "moments: 8-bit": {
+    title: "moments of 8 bits in bitsandbytes' blocks and codes, small tensors included; a few of a thousand take the code beside",
+    proof: "reference",
+  },
   ema: { title: "averaged weights", proof: "reference" },
   accumulation: { title: "several batches a step", proof: "reference" },
   dora: { title: "DoRA on linear layers", proof: "reference" },

@@ -1,8 +1,12 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { z } from "zod";
+import { dynamicMap } from "../../../gpu-runner/train/moments.ts";
 import { AdamW, type AdamWSettings } from "../../../gpu-runner/train/optimizer.ts";
 import { TrainedTensors } from "../../../gpu-runner/train/trained-tensors.ts";
 
 const settings: AdamWSettings = { betas: [0.9, 0.99], weight_decay: 0.1, epsilon: 1e-6, clip_norm: 0.5, moments: "float32" };
+const numbers = z.array(z.number());
 const rates = { main: 1e-2, text: 1e-3 };
 /** Across a chunk's and a block's end. */
 const sizes = { main: 70_000, text: 300 };
@@ -77,6 +81,48 @@ describe("AdamW", () => {
     expect(small! / full!).toBeLessThan(0.26);
     const difference = Math.hypot(...distances(exact.values, coded.values));
     expect(difference / Math.hypot(...distances(exact.values, start))).toBeLessThan(0.1);
+  });
+
+  test("moments of 8 bits are bitsandbytes' blocks and codes, tensor by tensor", async () => {
+    const wanted = z
+      .object({
+        maps: z.object({ signed: numbers, unsigned: numbers }),
+        codes: z.object({ first: numbers, second: numbers }),
+        values: numbers,
+      })
+      .parse(JSON.parse(readFileSync("test/goldens/optimizer/moments-8-bit.json", "utf8")));
+    for (const [map, isSigned] of [
+      [wanted.maps.signed, true],
+      [wanted.maps.unsigned, false],
+    ] as const) {
+      const got = dynamicMap(isSigned);
+      // torch's linspace rounds in between.
+      map.forEach((value, i) => {
+        expect(Math.abs(got[i]! - value)).toBeLessThanOrEqual(2e-7 * Math.abs(value));
+      });
+    }
+    const tensors = new TrainedTensors([
+      { name: "a", shape: [700], group: "main" },
+      { name: "b", shape: [300], group: "main" },
+    ]);
+    const formula = (i: number, step: number) => (((i * 7919 + step * 1013) % 4001) - 2000) / 65536;
+    tensors.values.forEach((_, i) => {
+      tensors.values[i] = formula(i, 50);
+    });
+    const adamw = new AdamW(tensors, { ...settings, epsilon: 1e-8, clip_norm: null, moments: "8-bit" });
+    for (let step = 1; step <= 5; step++) {
+      for (let i = 0; i < 1000; i++) tensors.gradients[i] = formula(i, step);
+      await adamw.step(step, rates);
+    }
+    // At each step a few of a thousand numbers take the code beside bitsandbytes', and what they move differs from then on.
+    for (const moment of ["first", "second"] as const) {
+      const distances = Array.from(adamw.state.get(`${moment}.codes`)!, (code, i) => Math.abs(code - wanted.codes[moment][i]!));
+      expect(Math.max(...distances)).toBeLessThanOrEqual(1);
+      expect(distances.filter(distance => distance > 0).length, moment).toBeLessThanOrEqual(5);
+    }
+    const errors = wanted.values.map((value, i) => Math.abs(tensors.values[i]! - value));
+    expect(errors.filter(error => error > 1e-6).length).toBeLessThanOrEqual(20);
+    expect(Math.max(...errors)).toBeLessThan(5e-4);
   });
 });
 
