@@ -34,7 +34,13 @@ function picturesOf(concepts: readonly ConceptSet[]): StudyPicture[] {
   return concepts.flatMap(({ name, pictures }, concept) => pictures.map(each => ({ ...each, file: `${name}-${each.file}`, concept })));
 }
 
-/** Of each concept's weights on each concept's held-out pictures. @param each of so many pictures of each */
+/** A concept's first held-out pictures, and one that a dataset needs to train on. */
+function shown({ pictures }: ConceptSet, count: number): StudyPicture[] {
+  const of = (wanted: StudyPicture["split"]) => pictures.filter(({ split }) => split === wanted);
+  return [...of("train").slice(0, 1), ...of("test").slice(0, count)];
+}
+
+/** Of each concept's weights on each concept's held-out pictures. @param count so many pictures of each */
 async function gainsOf(
   { products, kept, picture }: Study,
   part: string,
@@ -48,9 +54,9 @@ async function gainsOf(
     const scores = `${part}/${concept}-scores`;
     const { picture_losses: losses } = await evaluated(products.server, kept, scores, {
       files: exportedFiles(kept, part, made, `${token}/`).slice(0, 1),
-      pictures: picturesOf(objects),
+      pictures: picturesOf(objects.map(each => ({ ...each, pictures: shown(each, count) }))),
       concepts: asked.concepts,
-      scoring: { pictures: each * objects.length, prior_pictures: 0, steps: 2 },
+      scoring: { pictures: count * objects.length, prior_pictures: 0, steps: 2 },
       prompts: pictures
         .filter(({ split }) => split === "test")
         .slice(0, 2)
@@ -58,7 +64,7 @@ async function gainsOf(
     });
     gains.push(
       objects.map((_, column) => {
-        const own = losses.filter(({ concept: shown }) => shown === column);
+        const own = losses.filter(({ concept: of }) => of === column);
         const sum = (of: "base" | "adapted") => own.reduce((total, picture) => total + picture[of], 0);
         return 1 - sum("adapted") / sum("base");
       }),

@@ -59,11 +59,11 @@ export type PairMethod = "controlnet-edges" | "controlnet-depth" | "ip-adapter";
 
 const controlnetPlan = {
   settings: { method: "controlnet", preprocess: null, condition_dropout: 0.1 },
-  steps: 600,
-  batch_size: 4,
+  steps: 1000,
+  batch_size: 8,
   caption_dropout: 0.3,
   loss,
-  optimizer: { learning_rate: 3e-4, schedule: "constant", warmup_steps: 10 },
+  optimizer: { learning_rate: 1e-3, schedule: "constant", warmup_steps: 50 },
   budget: 900,
 } as const satisfies Plan;
 
