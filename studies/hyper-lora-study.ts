@@ -46,7 +46,7 @@ async function gainsOf(
   part: string,
   asked: TrainingAsked,
   objects: readonly ConceptSet[],
-  each: number,
+  count: number,
 ) {
   const made = await trained(products.trainer, kept, part, asked);
   const gains: number[][] = [];
