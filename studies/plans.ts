@@ -12,6 +12,7 @@ const loss = { min_snr_gamma: null };
  * Settings found by trying on the pocket model. Low-rank pairs have bound the token after some thirty steps; from sixty on, the gain
  * grows further without it, and another object's adapter gains more than half as much. A text encoder that learns twenty times as fast
  * as the UNet gains twice as much, but as much without the token for some objects. A full DreamBooth drifts at 2e-5 already.
+ * An inversion begins as a word that says nothing to the model: one that it knows, such as sphere, gains by itself, untrained.
  */
 export const conceptPlans = {
   lora: ({ isObject }) => ({
@@ -24,7 +25,7 @@ export const conceptPlans = {
     budget: 180,
   }),
   "textual-inversion": ({ isObject }) => ({
-    settings: { method: "textual-inversion", vectors: isObject ? 2 : 4, initial: "sphere" },
+    settings: { method: "textual-inversion", vectors: isObject ? 2 : 4, initial: isObject ? "toy" : "style" },
     steps: 300,
     batch_size: 4,
     caption_dropout: 0,
