@@ -16,7 +16,7 @@ export async function studyConcepts(method: ConceptMethod, study: Study): Promis
     const part = `${method}/${concept.name}`;
     const made = await trained(study.products.trainer, study.kept, part, request(method, concept));
     const { scores, missed } = await score(study, method, `${part}/scores`, part, concept);
-    const row: Row = { concept: concept.name, token: concept.token, cost: costOf(made), scores, missed };
+    const row: Row = { concept: concept.name, token: concept.token, cost: costOf(made), scores };
     result.rows.push(row);
     const grid = study.kept.read(`${part}/scores.png`);
     if (grid) await study.picture(`${method}-${concept.name}`, grid);
@@ -67,7 +67,7 @@ async function runControl(study: Study, method: ConceptMethod, control: Control)
   await trained(trainer, study.kept, part, { ...own, ...changes[control] });
   const { scores, missed } = await score(study, method, `${part}/scores`, part, concept);
   study.say(`${controls[control]}: ${missed.length === 0 ? "PASSES, which it must not" : `fails, as it must: ${missed.join("; ")}`}`);
-  return { control, concept: concept.name, token: concept.token, scores, missed };
+  return { control, concept: concept.name, token: concept.token, scores };
 }
 
 /** The concept's captions as the base model draws them, to learn from. */

@@ -48,8 +48,6 @@ const rowSchema = z.object({
   token: z.string(),
   cost: costSchema,
   scores: trainingScoresSchema,
-  /** What of the thresholds was not reached; empty: learned. */
-  missed: z.array(z.string()),
 });
 export type Row = z.infer<typeof rowSchema>;
 

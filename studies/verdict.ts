@@ -8,7 +8,7 @@ export function shortfalls({ gain, binding, prior, drift }: TrainingScores, leav
   const checks: [boolean, string][] = [
     [gain.value >= thresholds.gain, `gain ${percent(gain.value)}, expected at least ${percent(thresholds.gain)}`],
     [gain.low > 0, `gain's interval begins at ${percent(gain.low)}, expected above 0`],
-    [binding.low > 0, `binding's interval begins at ${percent(binding.low)}, expected above 0`],
+    [binding.value > 0, `binding ${percent(binding.value)}, expected above 0`],
     [prior === null || prior.value <= thresholds.prior, `prior ratio ${prior?.value.toFixed(3)}, expected at most ${thresholds.prior}`],
     [!leavesBase || (drift.high === 0 && (prior === null || prior.value === 1)), "pictures without the token differ, expected the same"],
   ];

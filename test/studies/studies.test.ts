@@ -30,7 +30,7 @@ test("what counts as learned", () => {
   expect(shortfalls({ ...learned, prior: null })).toEqual([]);
   expect(shortfalls({ ...learned, gain: score(0.039) })).toEqual(["gain 3.9 %, expected at least 4.0 %"]);
   expect(shortfalls({ ...learned, gain: score(0.1, -0.01) })).toEqual(["gain's interval begins at -1.0 %, expected above 0"]);
-  expect(shortfalls({ ...learned, binding: score(0.005, -0.001) })).toEqual(["binding's interval begins at -0.1 %, expected above 0"]);
+  expect(shortfalls({ ...learned, binding: score(0) })).toEqual(["binding 0.0 %, expected above 0"]);
   expect(shortfalls({ ...learned, prior: score(1.031) })).toEqual(["prior ratio 1.031, expected at most 1.03"]);
 });
 
