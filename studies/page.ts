@@ -17,10 +17,10 @@ import { leastOwnBest, ownBest, percent, shortfalls, thresholds } from "./verdic
 const order = ["lora", "textual-inversion", "dreambooth", "hyper-lora", "controlnet-edges", "controlnet-depth", "ip-adapter"];
 
 export function writePage(folder: string): void {
-  const names = readdirSync(folder).flatMap(file => (file.endsWith(".json") ? [file.slice(0, -".json".length)] : []));
+  const names = readdirSync(folder).flatMap(file => (file.endsWith(".jsonl") ? [file.slice(0, -".jsonl".length)] : []));
   const results = order
     .filter(name => names.includes(name))
-    .map(name => [name, studyResultSchema.parse(JSON.parse(readFileSync(join(folder, `${name}.json`), "utf8")))] as const);
+    .map(name => [name, studyResultSchema.parse(JSON.parse(readFileSync(join(folder, `${name}.jsonl`), "utf8")))] as const);
   const sections = results.map(([name, result]) => section(folder, name, result));
   const missing = order.filter(name => !names.includes(name));
   writeFileSync(join(folder, "..", "study.md"), `${introduction(missing)}${sections.join("")}`);

@@ -69,7 +69,7 @@ export const pairResultSchema = z.object({
   control: z.object({ advantage: intervalSchema }).nullable(),
 });
 
-/** The results of one study, committed as docs/study/<study>.json: docs/study.md is written from nothing else. */
+/** The results of one study, committed as docs/study/<study>.jsonl, one line: docs/study.md is written from nothing else. */
 export const studyResultSchema = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("concepts"), rows: z.array(rowSchema), controls: z.array(controlRowSchema) }),
   z.object({

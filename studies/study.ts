@@ -26,7 +26,7 @@ export function openStudy(products: Products, kept: Kept): Study {
     kept,
     say: line => console.log(line),
     finished(name, result) {
-      writeFileSync(`${resultsFolder}/${name}.json`, `${JSON.stringify(result)}\n`);
+      writeFileSync(`${resultsFolder}/${name}.jsonl`, `${JSON.stringify(result)}\n`);
       writePage(resultsFolder);
     },
     async picture(name, png) {
