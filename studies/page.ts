@@ -5,6 +5,7 @@ import type { Score, TrainingScores } from "../shared/training.ts";
 import { curve } from "./curve.ts";
 import {
   type ConceptResult,
+  type Control,
   type Cost,
   controls,
   type MatrixResult,
@@ -102,6 +103,7 @@ function conceptSection(folder: string, name: string, { rows, controls: fails }:
     ...[controls[control], concept, withInterval(scores.gain), withInterval(scores.binding), scores.prior?.value.toFixed(3) ?? "-"],
     missedBy(name, scores).length === 0 ? "**passes, which it must not**" : missedBy(name, scores).join("; "),
   ]);
+  const notRun = (Object.keys(controls) as Control[]).filter(control => !fails.some(row => row.control === control));
   const pictures = rows
     .filter(({ concept }) => existsSync(join(folder, `${name}-${concept}.webp`)))
     .map(({ concept }) => `![${concept}](study/${name}-${concept}.webp)`);
@@ -109,7 +111,7 @@ function conceptSection(folder: string, name: string, { rows, controls: fails }:
 
 ${table(["token", "concept", "steps", "s (steps alone)", "gain", "binding", "prior", "drift", "learned"], scored)}
 ${refused.length === 0 ? "" : `\nControls that must not pass, in the same script:\n\n${table(["control", "scored on", "gain", "binding", "prior", "why it does not pass"], refused)}\n`}
-Held-out captions drawn by the base (above) and with the exported file (below), from the same noise:
+${notRun.length > 0 ? `Controls not run: ${notRun.map(control => controls[control]).join(", ")}.\n\n` : ""}Held-out captions drawn by the base (above) and with the exported file (below), from the same noise:
 
 ${pictures.join(" ")}
 
@@ -124,7 +126,7 @@ function matrixSection(folder: string, name: string, { cost, concepts, tokens, g
   const pictures = concepts.filter(concept => existsSync(join(folder, `${name}-${concept}.webp`)));
   return `One training of all objects; a net predicts the LoRA of each. For ${own} of ${concepts.length} objects the weights of its own beat every other object's (expected: at least ${leastOwnBest}). ${costWords(cost)}
 
-Gain of the weights of each token (rows) on the held-out pictures of each object (columns):
+Gain of the weights of each token (rows) on held-out pictures of each object (columns), two of each:
 
 ${table(["", ...concepts.map(concept => concept.replace("object-", ""))], rows)}
 ${control ? `\nControl, learning rate 0: own weights are best for ${ownBest(control.gains)} of ${concepts.length}.\n` : ""}
@@ -149,7 +151,9 @@ function pairSection(folder: string, name: string, { cost, right, shuffled, adva
       "shuffled less right",
       `${drawn.difference.value.toFixed(4)} (${drawn.difference.low.toFixed(4)} to ${drawn.difference.high.toFixed(4)})`,
     ],
-    ...(control ? [["control, learning rate 0: right against shuffled", withInterval(control.advantage)]] : []),
+    ...(control
+      ? [["control, learning rate 0: right against shuffled", withInterval(control.advantage)]]
+      : [["control, learning rate 0", "not run"]]),
   ];
   return `${isLearned ? "Learned" : "Not learned"}: held-out pairs, each with its own condition and with another's, at the same noises. ${costWords(cost)}
 
