@@ -111,7 +111,7 @@ test("a drained runner hands its training back with a checkpoint, and another en
 
 test("pictures are made between a training's steps, which ends with the bytes that it has without them", async () => {
   await newRunner();
-  const asked = await training(8);
+  const asked = await training(60);
   const { model } = asked.request;
   const isReady = () => peer.of("ready").at(-1)?.n === 1;
   const take = async (name: string, between: () => Promise<void>) => {
